@@ -1,0 +1,195 @@
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::check_name;
+use crate::error::{Diagnostics, Path};
+use crate::headers::HeaderOps;
+use crate::schema::{self, Balance, Config, Direction, ForwardingHeaders, UpstreamProtocol};
+use crate::snapshot::{
+    Action, AdminAddress, Backend, Cluster, ClusterId, Endpoint, Limits, Listener, Route, RouteId, Rule, RuleId, Split, Target,
+};
+use crate::table::{HostTable, RuleTable};
+use crate::trust::Trust;
+use crate::weights::Weights;
+
+/// A listener while it is compiled.
+pub(super) struct Draft {
+    pub(super) listener: Listener,
+    /// The cluster of its app.
+    app: Option<ClusterId>,
+}
+
+pub(super) fn compile(config: &Config, clusters: &mut Vec<Cluster>, found: &mut Diagnostics) -> Vec<Draft> {
+    let root = Path::ROOT;
+    let all = root.key("listeners");
+    if config.listeners.is_empty() {
+        found.error(&all, "there is no listener").hint = Some("weir would accept nothing; add one".to_owned());
+    }
+    let mut drafts: Vec<Draft> = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let path = all.index(index);
+        check_name(&listener.name, &path.key("name"), found);
+        let address = socket_address(&listener.listen, &path.key("listen"), found)
+            .unwrap_or(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0));
+        if drafts.iter().any(|d| *d.listener.name == *listener.name) {
+            found.error(&path.key("name"), format!("there already is a listener `{}`", listener.name));
+        }
+        if let Some(other) = drafts.iter().find(|d| address.port() != 0 && overlap(d.listener.address, address)) {
+            let message = format!("`{address}` is already taken by the listener `{}`", other.listener.name);
+            found.error(&path.key("listen"), message);
+        }
+        drafts.push(draft(listener, address, clusters, &path, found));
+    }
+    drafts
+}
+
+fn draft(
+    listener: &schema::Listener,
+    address: SocketAddr,
+    clusters: &mut Vec<Cluster>,
+    path: &Path<'_>,
+    found: &mut Diagnostics,
+) -> Draft {
+    let outbound = listener.direction == Direction::Outbound;
+    let trust = match &listener.trusted_peers {
+        None if outbound => Trust::any(),
+        None => Trust::private(),
+        Some(words) => Trust::parse(words).unwrap_or_else(|place| {
+            found.error(&path.key("trusted_peers").index(place), format!("`{}` is not an address or range", words[place])).hint =
+                Some("for example `10.0.0.0/8`; or one of `any`, `none`, `loopback`, `private`".to_owned());
+            Trust::any()
+        }),
+    };
+    let default_forwarding = if outbound { ForwardingHeaders::None } else { ForwardingHeaders::XForwarded };
+    let limits = Limits {
+        header_bytes: usize::try_from(listener.limits.header_bytes.0).unwrap_or(usize::MAX),
+        header_count: listener.limits.header_count.into(),
+        connections: listener.limits.connections,
+        idle: listener.limits.idle.0,
+        http2: listener.http2.clone(),
+    };
+    if !(1024..=1 << 20).contains(&limits.header_bytes) {
+        found.error(&path.key("limits").key("header_bytes"), "the limit of the header block must be between 1KiB and 1MiB");
+    }
+    Draft {
+        app: app_cluster(listener, address, clusters, path, found),
+        listener: Listener {
+            name: listener.name.as_str().into(),
+            address,
+            direction: listener.direction,
+            trust,
+            forwarding: listener.forwarding_headers.unwrap_or(default_forwarding),
+            limits,
+            hosts: HostTable::default(),
+            app_rule: None,
+        },
+    }
+}
+
+/// The cluster that stands for an inbound listener's app.
+fn app_cluster(
+    listener: &schema::Listener,
+    own: SocketAddr,
+    clusters: &mut Vec<Cluster>,
+    path: &Path<'_>,
+    found: &mut Diagnostics,
+) -> Option<ClusterId> {
+    let app = match (&listener.app, listener.direction) {
+        (Some(app), Direction::Inbound) => app,
+        (None, Direction::Outbound) => return None,
+        (Some(_), Direction::Outbound) => {
+            found.key_error(&path.key("app"), "only an inbound listener has an `app`").hint =
+                Some("an outbound listener sends requests where its routes say".to_owned());
+            return None;
+        }
+        (None, Direction::Inbound) => {
+            found.error(path, "an inbound listener needs `app`").hint =
+                Some("where the app listens, for example `app: 127.0.0.1:8080`".to_owned());
+            return None;
+        }
+    };
+    let app_path = path.key("app");
+    let address = socket_address(app, &app_path, found)?;
+    if address == own {
+        found.error(&app_path, "the app's address is the listener's own").hint =
+            Some("requests would go round for ever".to_owned());
+    }
+    let id = ClusterId(u32::try_from(clusters.len()).ok()?);
+    clusters.push(Cluster {
+        name: format!("{}:app", listener.name).into(),
+        endpoints: Box::new([Endpoint { target: Target::Address(address), weight: 1 }]),
+        protocol: UpstreamProtocol::Auto,
+        balance: Balance::LeastRequest,
+        connect_timeout: schema::Cluster::default_connect().0,
+        idle_timeout: schema::Cluster::default_idle().0,
+    });
+    Some(id)
+}
+
+/// Gives each inbound listener the rule that sends to its app what no route speaks for.
+pub(super) fn add_app_rules(drafts: &mut [Draft], clusters: &[Cluster], routes: &mut Vec<Route>, rules: &mut Vec<Rule>) {
+    for draft in drafts {
+        let Some(app) = draft.app else { continue };
+        let (Ok(route), Ok(rule)) = (u32::try_from(routes.len()), u32::try_from(rules.len())) else { return };
+        let Some(weights) = Weights::new([1]) else { return };
+        let name: Box<str> = clusters[app.index()].name.clone();
+        routes.push(Route { name, table: RuleTable::default() });
+        let backend = Backend { cluster: app, request_headers: HeaderOps::default(), response_headers: HeaderOps::default() };
+        rules.push(Rule {
+            name: "app".into(),
+            route: RouteId(route),
+            action: Action::Forward(Split { backends: Box::new([backend]), weights }),
+            rewrite: None,
+            request_headers: HeaderOps::default(),
+            response_headers: HeaderOps::default(),
+        });
+        draft.listener.app_rule = Some(RuleId(rule));
+    }
+}
+
+pub(super) fn admin_address(config: &Config, found: &mut Diagnostics) -> Option<AdminAddress> {
+    let root = Path::ROOT;
+    let admin = root.key("admin");
+    let path = admin.key("listen");
+    let text = config.admin.listen.as_str();
+    if text == "off" {
+        return None;
+    }
+    if let Some(socket) = text.strip_prefix("unix:") {
+        if !socket.starts_with('/') {
+            found.error(&path, "the socket's path must be absolute").hint =
+                Some("for example `unix:/run/weir/admin.sock`".to_owned());
+        }
+        return Some(AdminAddress::Unix(socket.into()));
+    }
+    let address = socket_address(text, &path, found)?;
+    if !address.ip().is_loopback() {
+        found.error(&path, format!("the admin server may not listen on {}", address.ip())).hint = Some(format!(
+            "it shows and changes everything; write `127.0.0.1:{}` or `unix:/run/weir/admin.sock`, and use `probes` for scrapers",
+            address.port()
+        ));
+    }
+    Some(AdminAddress::Tcp(address))
+}
+
+pub(super) fn socket_address(text: &str, path: &Path<'_>, found: &mut Diagnostics) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let hint = if let Some(port) = text.strip_prefix(':').or(text.strip_prefix("*:")).and_then(|p| p.parse::<u16>().ok()) {
+        format!("for every address write `0.0.0.0:{port}` or `[::]:{port}`")
+    } else if let Some(port) = text.strip_prefix("localhost:") {
+        format!("write `127.0.0.1:{port}`")
+    } else if text.parse::<IpAddr>().is_ok() {
+        format!("add the port: `{text}:8080`")
+    } else {
+        "write `address:port`, for example `127.0.0.1:15001`".to_owned()
+    };
+    found.error(path, format!("`{text}` is not an address with a port")).hint = Some(hint);
+    None
+}
+
+/// Whether two listeners cannot both be bound. A wildcard takes its port on every address of its family.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && (a.ip() == b.ip() || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified())))
+}

@@ -1,0 +1,145 @@
+//! The routing decision: one pure function with many callers (serving, `explain`, dry runs, replays, property tests).
+//!
+//! Decides listener and request -> rule -> backend. Which endpoint of the backend's cluster is a second decision, over
+//! the state of endpoints, made where that state lives. Given the same snapshot, facts and draw the answer is the same.
+
+use http::{HeaderMap, Method};
+
+use crate::matcher::Failed;
+use crate::snapshot::{Action, ListenerId, RouteId, RuleId, Snapshot};
+
+/// What routing may know of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'r> {
+    /// The method.
+    pub method: &'r Method,
+    /// The host in its normal form ([`crate::path::normalise_host`]).
+    pub host: &'r str,
+    /// The path in its normal form ([`crate::path::normalise`]), without the query.
+    pub path: &'r str,
+    /// The query, without the question mark.
+    pub query: Option<&'r str>,
+    /// The header fields as received.
+    pub headers: &'r HeaderMap,
+}
+
+/// What to do with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Send it to a backend of the rule.
+    Forward {
+        /// The rule that won.
+        rule: RuleId,
+        /// The place of the backend in the rule's split.
+        backend: usize,
+    },
+    /// Answer as the rule's `redirect` says.
+    Redirect(RuleId),
+    /// Answer as the rule's `respond` says.
+    Respond(RuleId),
+    /// Nothing speaks for it.
+    None(NoRoute),
+}
+
+/// Why nothing speaks for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoute {
+    /// No route of the listener has the host.
+    Host,
+    /// The route has the host, but none of its rules match.
+    Rule(RouteId),
+}
+
+/// A step of the decision, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The host led to this route.
+    Route(RouteId),
+    /// No route has the host.
+    NoHost,
+    /// A match of this rule was looked at and lost, by this condition.
+    Lost(RuleId, Failed),
+    /// This rule won.
+    Won(RuleId),
+    /// The inbound listener's app takes what no rule speaks for.
+    App(RuleId),
+    /// The draw fell to this backend.
+    Backend(usize),
+}
+
+/// Where reasons go. `()` takes none, and the compiler then removes the work of finding them.
+pub trait Reasons {
+    /// Whether reasons are wanted.
+    const WANTED: bool;
+    /// Takes one reason.
+    fn note(&mut self, reason: Reason);
+}
+
+impl Reasons for () {
+    const WANTED: bool = false;
+    fn note(&mut self, _: Reason) {}
+}
+
+impl Reasons for Vec<Reason> {
+    const WANTED: bool = true;
+    fn note(&mut self, reason: Reason) {
+        self.push(reason);
+    }
+}
+
+/// Decides. `draw` is uniform over all of `u64` and chooses among weighted backends.
+pub fn decide<R: Reasons>(snapshot: &Snapshot, listener: ListenerId, facts: &Facts<'_>, draw: u64, reasons: &mut R) -> Decision {
+    let listener = snapshot.listener(listener);
+    let found = match listener.hosts.find(facts.host) {
+        None => {
+            if R::WANTED {
+                reasons.note(Reason::NoHost);
+            }
+            Err(NoRoute::Host)
+        }
+        Some(id) => {
+            let route = snapshot.route(id);
+            let won = route.table.find(facts).map(|entry| entry.rule);
+            if R::WANTED {
+                reasons.note(Reason::Route(id));
+                note_losers(snapshot, id, facts, reasons);
+            }
+            won.ok_or(NoRoute::Rule(id))
+        }
+    };
+    let rule = match (found, listener.app_rule) {
+        (Ok(rule), _) => {
+            if R::WANTED {
+                reasons.note(Reason::Won(rule));
+            }
+            rule
+        }
+        (Err(_), Some(app)) => {
+            if R::WANTED {
+                reasons.note(Reason::App(app));
+            }
+            app
+        }
+        (Err(why), None) => return Decision::None(why),
+    };
+    match &snapshot.rule(rule).action {
+        Action::Redirect(_) => Decision::Redirect(rule),
+        Action::Respond(_) => Decision::Respond(rule),
+        Action::Forward(split) => {
+            let backend = split.weights.pick(draw);
+            if R::WANTED {
+                reasons.note(Reason::Backend(backend));
+            }
+            Decision::Forward { rule, backend }
+        }
+    }
+}
+
+fn note_losers<R: Reasons>(snapshot: &Snapshot, route: RouteId, facts: &Facts<'_>, reasons: &mut R) {
+    for entry in snapshot.route(route).table.entries() {
+        match entry.matches.first_failed(facts) {
+            Some(failed) => reasons.note(Reason::Lost(entry.rule, failed)),
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::units::{Size, Span};
+
+/// A place where weir accepts connections. HTTP/1.0, HTTP/1.1 and HTTP/2 (cleartext, by prior knowledge) share the
+/// port; weir tells them apart by the first bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// A unique name; it appears in logs and in routes' `listeners`.
+    #[schemars(example = &"outbound")]
+    pub name: String,
+    /// The address and port to accept on.
+    #[schemars(example = &"127.0.0.1:15001")]
+    pub listen: String,
+    /// `outbound`: what the app calls. `inbound`: what calls the app.
+    pub direction: Direction,
+    /// Where the app listens; needed on an inbound listener, which sends everything there that no route speaks for.
+    #[schemars(example = &"127.0.0.1:8080")]
+    pub app: Option<String>,
+    /// Peers whose `x-request-id`, trace context and forwarding headers are believed: addresses, CIDR ranges, or the
+    /// words `any`, `none`, `loopback`, `private` (loopback, RFC 1918, RFC 6598, link-local, unique local). Default:
+    /// `[any]` outbound (the peer is the app itself), `[private]` inbound.
+    pub trusted_peers: Option<Vec<String>>,
+    /// Which headers tell the upstream about the caller. Default: `none` outbound (they pass as the app wrote them),
+    /// `x-forwarded` inbound. From a trusted peer, existing values are kept and extended; from any other they are
+    /// replaced.
+    pub forwarding_headers: Option<ForwardingHeaders>,
+    /// Limits on what a peer may send.
+    #[serde(default)]
+    pub limits: Limits,
+    /// HTTP/2 settings.
+    #[serde(default)]
+    pub http2: Http2,
+}
+
+/// Which side of the app a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// What the app calls.
+    Outbound,
+    /// What calls the app.
+    Inbound,
+}
+
+/// Which headers tell the upstream about the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardingHeaders {
+    /// None are added.
+    None,
+    /// `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// Both kinds.
+    Both,
+}
+
+/// Limits on what a peer may send.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// The largest header block of a request: request line, names, values, separators. Over it: 431. Default `64KiB`.
+    #[serde(default = "Limits::default_header_bytes")]
+    pub header_bytes: Size,
+    /// The most header fields of a request. Over it: 431. Default 200.
+    #[serde(default = "Limits::default_header_count")]
+    #[schemars(range(min = 10, max = 1000))]
+    pub header_count: u16,
+    /// The most connections that this listener keeps open over all workers; further ones are closed at once and
+    /// counted. Default 100000.
+    #[serde(default = "Limits::default_connections")]
+    #[schemars(range(min = 1))]
+    pub connections: u32,
+    /// A connection without a request in flight is closed after this long. Default `1h`.
+    #[serde(default = "Limits::default_idle")]
+    pub idle: Span,
+}
+
+impl Limits {
+    fn default_header_bytes() -> Size {
+        Size(64 << 10)
+    }
+    fn default_header_count() -> u16 {
+        200
+    }
+    fn default_connections() -> u32 {
+        100_000
+    }
+    fn default_idle() -> Span {
+        Span(std::time::Duration::from_secs(3600))
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: Self::default_header_bytes(),
+            header_count: Self::default_header_count(),
+            connections: Self::default_connections(),
+            idle: Self::default_idle(),
+        }
+    }
+}
+
+/// HTTP/2 settings of a listener. The flood limits are rates over one second for each connection; a peer over one of
+/// them gets GOAWAY with ENHANCE_YOUR_CALM.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Http2 {
+    /// Requests in flight on one connection. Default 256.
+    #[serde(default = "Http2::default_streams")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_concurrent_streams: u32,
+    /// RST_STREAM frames a second (rapid reset, CVE-2023-44487). Default 100.
+    #[serde(default = "Http2::default_resets")]
+    #[schemars(range(min = 1))]
+    pub resets_per_second: u32,
+    /// PING frames a second. Default 100.
+    #[serde(default = "Http2::default_pings")]
+    #[schemars(range(min = 1))]
+    pub pings_per_second: u32,
+    /// SETTINGS frames a second. Default 50.
+    #[serde(default = "Http2::default_settings")]
+    #[schemars(range(min = 1))]
+    pub settings_per_second: u32,
+    /// DATA frames without payload and without END_STREAM a second. Default 100.
+    #[serde(default = "Http2::default_empty")]
+    #[schemars(range(min = 1))]
+    pub empty_frames_per_second: u32,
+    /// CONTINUATION frames a second (CVE-2024-27316). Default 50.
+    #[serde(default = "Http2::default_continuations")]
+    #[schemars(range(min = 1))]
+    pub continuations_per_second: u32,
+}
+
+impl Http2 {
+    fn default_streams() -> u32 {
+        256
+    }
+    fn default_resets() -> u32 {
+        100
+    }
+    fn default_pings() -> u32 {
+        100
+    }
+    fn default_settings() -> u32 {
+        50
+    }
+    fn default_empty() -> u32 {
+        100
+    }
+    fn default_continuations() -> u32 {
+        50
+    }
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: Self::default_streams(),
+            resets_per_second: Self::default_resets(),
+            pings_per_second: Self::default_pings(),
+            settings_per_second: Self::default_settings(),
+            empty_frames_per_second: Self::default_empty(),
+            continuations_per_second: Self::default_continuations(),
+        }
+    }
+}
