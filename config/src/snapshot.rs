@@ -193,8 +193,6 @@ pub struct Limits {
     pub header_count: usize,
     /// Open connections over all workers.
     pub connections: u32,
-    /// Idle time of a connection.
-    pub idle: Duration,
     /// HTTP/2 settings.
     pub http2: crate::schema::Http2,
 }

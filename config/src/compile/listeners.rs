@@ -64,7 +64,6 @@ fn draft(
         header_bytes: usize::try_from(listener.limits.header_bytes.0).unwrap_or(usize::MAX),
         header_count: listener.limits.header_count.into(),
         connections: listener.limits.connections,
-        idle: listener.limits.idle.0,
         http2: listener.http2.clone(),
     };
     if !(1024..=1 << 20).contains(&limits.header_bytes) {

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::units::{Size, Span};
+use crate::units::Size;
 
 /// A place where weir accepts connections. HTTP/1.0, HTTP/1.1 and HTTP/2 (cleartext, by prior knowledge) share the
 /// port; weir tells them apart by the first bytes.
@@ -75,9 +75,6 @@ pub struct Limits {
     #[serde(default = "Limits::default_connections")]
     #[schemars(range(min = 1))]
     pub connections: u32,
-    /// A connection without a request in flight is closed after this long. Default `1h`.
-    #[serde(default = "Limits::default_idle")]
-    pub idle: Span,
 }
 
 impl Limits {
@@ -90,9 +87,6 @@ impl Limits {
     fn default_connections() -> u32 {
         100_000
     }
-    fn default_idle() -> Span {
-        Span(std::time::Duration::from_secs(3600))
-    }
 }
 
 impl Default for Limits {
@@ -101,7 +95,6 @@ impl Default for Limits {
             header_bytes: Self::default_header_bytes(),
             header_count: Self::default_header_count(),
             connections: Self::default_connections(),
-            idle: Self::default_idle(),
         }
     }
 }
