@@ -1,0 +1,208 @@
+//! What the admin and probes servers show.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use weir_config::path::strip_port;
+use weir_config::snapshot::{Action, Snapshot, Target};
+
+use super::LogLevel;
+use crate::observe::expose;
+use crate::worker::Shared;
+
+/// Which server a request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Admin on a loopback address.
+    AdminTcp,
+    /// Admin on a Unix socket.
+    AdminUnix,
+    /// Probes.
+    Probes,
+}
+
+/// Answers requests of one server.
+#[derive(Clone)]
+pub(super) struct Pages {
+    pub(super) shared: Arc<Shared>,
+    pub(super) level: LogLevel,
+    pub(super) reload: mpsc::Sender<()>,
+    pub(super) door: Door,
+}
+
+const HELP: &str = "weir admin\n\n\
+    GET  /ready      200 when every listener accepts\n\
+    GET  /live       200 while the process runs\n\
+    GET  /metrics    Prometheus metrics\n\
+    GET  /config     the configuration that serves, and what became of the newest one offered\n\
+    GET  /clusters   clusters, endpoints and names\n\
+    GET  /log        the level of weir's own log\n\
+    POST /log?level=debug      change it\n\
+    POST /reload               read the configuration file now\n";
+
+type Page = Response<Full<Bytes>>;
+
+impl Pages {
+    /// Answers one request.
+    pub(super) fn answer<B>(&self, request: &Request<B>) -> Page {
+        if self.door == Door::AdminTcp && !is_local(request.headers()) {
+            return text(StatusCode::FORBIDDEN, "the Host header must name this machine: localhost, 127.0.0.1 or [::1]\n");
+        }
+        let path = request.uri().path();
+        let admin = self.door != Door::Probes;
+        match (path, request.method()) {
+            ("/ready" | "/live" | "/metrics", &Method::GET | &Method::HEAD) => self.probe(path),
+            ("/" | "/help", &Method::GET) if admin => text(StatusCode::OK, HELP),
+            ("/config", &Method::GET) if admin => self.config(),
+            ("/clusters", &Method::GET) if admin => self.clusters(),
+            ("/log", &Method::GET) if admin => text(StatusCode::OK, &format!("{}\n", (self.level.get)())),
+            ("/log", &Method::POST) if admin => self.set_level(request.uri().query().unwrap_or("")),
+            ("/reload", &Method::POST) if admin => self.ask_reload(),
+            ("/ready" | "/live" | "/metrics", _) => not_allowed("GET"),
+            ("/" | "/help" | "/config" | "/clusters", _) if admin => not_allowed("GET"),
+            ("/log", _) if admin => not_allowed("GET, POST"),
+            ("/reload", _) if admin => not_allowed("POST"),
+            _ => text(StatusCode::NOT_FOUND, "there is no such page; see /help on the admin server\n"),
+        }
+    }
+
+    fn probe(&self, path: &str) -> Page {
+        match path {
+            "/metrics" => {
+                let mut page = text(StatusCode::OK, &expose::text(&self.shared));
+                page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(expose::CONTENT_TYPE));
+                page
+            }
+            "/ready" if !self.shared.ready.load(Ordering::Acquire) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/ready" => text(StatusCode::OK, "ready\n"),
+            _ => text(StatusCode::OK, "live\n"),
+        }
+    }
+
+    fn config(&self) -> Page {
+        let published = self.shared.store.load();
+        let status = self.shared.config_status();
+        json_page(&json!({
+            "generation": published.generation,
+            "published": unix(published.since),
+            "newest": {
+                "rejected": !status.mistakes.is_empty(),
+                "mistakes": status.mistakes,
+                "needs_restart": status.needs_restart,
+                "checked": status.checked.map(unix),
+            },
+            "updates": { "published": status.published, "rejected": status.rejected, "unchanged": status.unchanged },
+            "listeners": published.snapshot.listeners.iter().map(|listener| json!({
+                "name": listener.name,
+                "listen": listener.address.to_string(),
+                "direction": format!("{:?}", listener.direction).to_lowercase(),
+            })).collect::<Vec<_>>(),
+            "routes": routes(&published.snapshot),
+            "source": published.source,
+        }))
+    }
+
+    fn clusters(&self) -> Page {
+        let published = self.shared.store.load();
+        let clusters: Vec<Value> = published.snapshot.clusters.iter().map(|cluster| self.cluster(cluster)).collect();
+        json_page(&json!({ "generation": published.generation, "clusters": clusters }))
+    }
+
+    fn cluster(&self, cluster: &weir_config::snapshot::Cluster) -> Value {
+        let endpoints = cluster.endpoints.iter().map(|endpoint| match &endpoint.target {
+            Target::Address(address) => json!({ "address": address.to_string(), "weight": endpoint.weight }),
+            Target::Name { host, port } => {
+                let resolved = self.shared.discovery.get(host);
+                let addresses: Vec<String> = resolved.addresses().iter().map(ToString::to_string).collect();
+                json!({
+                    "name": host, "port": port, "weight": endpoint.weight,
+                    "addresses": addresses, "resolved": resolved.is_known(), "error": resolved.error(),
+                })
+            }
+        });
+        json!({
+            "name": cluster.name,
+            "protocol": format!("{:?}", cluster.protocol).to_lowercase(),
+            "balance": format!("{:?}", cluster.balance),
+            "connect_timeout_ms": u64::try_from(cluster.connect_timeout.as_millis()).unwrap_or(u64::MAX),
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        })
+    }
+
+    fn set_level(&self, query: &str) -> Page {
+        let Some(level) = query.split('&').find_map(|pair| pair.strip_prefix("level=")) else {
+            return text(StatusCode::BAD_REQUEST, "write POST /log?level=debug (or error, warn, info, trace, weir=trace)\n");
+        };
+        match (self.level.set)(level) {
+            Ok(()) => text(StatusCode::OK, &format!("{}\n", (self.level.get)())),
+            Err(why) => text(StatusCode::BAD_REQUEST, &format!("`{level}` is not a level: {why}\n")),
+        }
+    }
+
+    fn ask_reload(&self) -> Page {
+        // Full means that a reload is due already.
+        let _ = self.reload.try_send(());
+        text(StatusCode::ACCEPTED, "reading the configuration file; see /config for what became of it\n")
+    }
+}
+
+fn routes(snapshot: &Snapshot) -> Vec<Value> {
+    let rules = snapshot.rules.iter().map(|rule| {
+        let action = match &rule.action {
+            Action::Forward(split) => {
+                let share = |(place, backend): (usize, &weir_config::snapshot::Backend)| {
+                    json!({ "cluster": snapshot.cluster(backend.cluster).name, "weight": split.weights.weight(place) })
+                };
+                json!({ "backends": split.backends.iter().enumerate().map(share).collect::<Vec<_>>() })
+            }
+            Action::Redirect(redirect) => json!({ "redirect": redirect.status.as_u16() }),
+            Action::Respond(respond) => json!({ "respond": respond.status.as_u16() }),
+        };
+        json!({ "route": snapshot.route(rule.route).name, "rule": rule.name, "action": action })
+    });
+    rules.collect()
+}
+
+fn unix(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Whether the request was meant for this machine: a rebound name shows in `Host`, a foreign page in `Origin`.
+fn is_local(headers: &HeaderMap) -> bool {
+    let local = |authority: &str| matches!(strip_port(authority), "localhost" | "127.0.0.1" | "[::1]");
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(local);
+    let origin = match headers.get(ORIGIN).map(HeaderValue::to_str) {
+        None => true,
+        Some(origin) => origin.ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, authority)| local(authority)),
+    };
+    host && origin
+}
+
+fn not_allowed(allowed: &'static str) -> Page {
+    let mut page = text(StatusCode::METHOD_NOT_ALLOWED, &format!("this page takes {allowed}\n"));
+    page.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    page
+}
+
+fn text(status: StatusCode, body: &str) -> Page {
+    page(status, "text/plain; charset=utf-8", Bytes::copy_from_slice(body.as_bytes()))
+}
+
+fn json_page(value: &Value) -> Page {
+    let body = serde_json::to_vec_pretty(value).unwrap_or_default();
+    page(StatusCode::OK, "application/json", Bytes::from(body))
+}
+
+fn page(status: StatusCode, content_type: &'static str, body: Bytes) -> Page {
+    let mut page = Response::new(Full::new(body));
+    *page.status_mut() = status;
+    page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    page
+}

@@ -1,0 +1,313 @@
+//! Wires everything together and runs the control thread. No policy lives here.
+//!
+//! Order on a change of configuration: compile, resolve the names it brings, bind the listeners it brings, and only then
+//! publish. Whatever fails before that last step leaves the running configuration as it is.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use arc_swap::ArcSwapOption;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use weir_config::snapshot::Snapshot;
+use weir_control::file::FileSource;
+use weir_control::{Applier, Outcome};
+
+use crate::admin;
+use crate::balance::discovery::{Discovery, Follower};
+use crate::listen::socket;
+use crate::observe::access_log::LogWriter;
+use crate::observe::metrics::Metrics;
+use crate::settings;
+use crate::worker::{self, Message, Shared};
+
+/// How long the names of a new configuration may take to resolve before it serves without them.
+const WARM_UP: Duration = Duration::from_secs(5);
+/// Messages waiting for a worker.
+const MAILBOX: usize = 1024;
+
+/// A running weir, on its control thread.
+pub struct App {
+    shared: Arc<Shared>,
+    applier: Applier,
+    follower: Follower,
+    /// Where each listener is bound: as configured, and in fact.
+    bound: HashMap<Box<str>, (SocketAddr, SocketAddr)>,
+    workers: Vec<JoinHandle<std::io::Result<()>>>,
+    reload: mpsc::Receiver<()>,
+    file: Option<PathBuf>,
+}
+
+impl App {
+    /// Starts everything with a configuration that was found good. `file` is watched for changes. Needs a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// What cannot be bound, opened or started.
+    pub async fn start(applier: Applier, file: Option<PathBuf>, level: admin::LogLevel) -> anyhow::Result<Self> {
+        let store = applier.store();
+        let published = store.load();
+        let snapshot = &published.snapshot;
+        let workers = settings::workers(snapshot.bootstrap.workers);
+        let metrics = Arc::<Metrics>::default();
+        let discovery = Arc::<Discovery>::default();
+        let follower = Follower::new(&snapshot.bootstrap.dns, Arc::clone(&discovery), Arc::clone(&metrics))?;
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers.count).map(|_| mpsc::channel(MAILBOX)).unzip();
+        let shared = Arc::new(Shared {
+            store,
+            status: applier.status(),
+            discovery,
+            metrics,
+            access_log: ArcSwapOption::empty(),
+            loads: (0..workers.count).map(|_| AtomicUsize::new(0)).collect(),
+            mailboxes: senders.into(),
+            listener_loads: std::sync::Mutex::default(),
+            workers: workers.count,
+            ready: AtomicBool::new(false),
+            started: SystemTime::now(),
+        });
+        let (ask_reload, reload) = mpsc::channel(1);
+        let mut app = Self { shared, applier, follower, bound: HashMap::new(), workers: Vec::new(), reload, file };
+        app.open_access_log(snapshot).context("the access log cannot be opened")?;
+        app.follower.prepare(snapshot, WARM_UP).await;
+        let add = app.bind_new(snapshot)?;
+        admin::start(&app.shared, &snapshot.bootstrap, level, ask_reload).await?;
+        for (id, mailbox) in receivers.into_iter().enumerate() {
+            let shared = Arc::clone(&app.shared);
+            let thread = std::thread::Builder::new().name(format!("weir-worker-{id}"));
+            app.workers.push(thread.spawn(move || worker::run(id, shared, mailbox)).context("no thread for a worker")?);
+        }
+        app.tell_workers(add, Vec::new()).await;
+        app.shared.ready.store(true, Ordering::Release);
+        tracing::info!(workers = workers.count, source = workers.source, "ready");
+        Ok(app)
+    }
+
+    /// Where a listener is bound.
+    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
+        self.bound.get(listener).map(|(_, bound)| *bound)
+    }
+
+    /// What all threads share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Serves until SIGTERM or SIGINT, then lets what is in flight finish. A second signal ends at once.
+    ///
+    /// # Errors
+    /// Why signals cannot be received.
+    pub async fn serve(mut self) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        let source = self.shared.store.load().source.clone();
+        let mut file = self.file.as_deref().map(|file| FileSource::new(file, &source));
+        drop(source);
+        loop {
+            let event = tokio::select! {
+                signal = signals.next() => Event::Signal(signal),
+                text = changed(&mut file) => Event::Text(text),
+                Some(()) = self.reload.recv() => Event::Reload,
+            };
+            let text = match event {
+                Event::Signal(Asked::Stop) => break,
+                Event::Text(text) => text,
+                Event::Signal(Asked::Reload) | Event::Reload => {
+                    if let Some(log) = &*self.shared.access_log.load() {
+                        log.reopen();
+                    }
+                    match &mut file {
+                        Some(file) => file.reread(),
+                        None => continue,
+                    }
+                }
+            };
+            match text {
+                Ok(text) => self.apply(text).await,
+                Err(error) => {
+                    self.applier.unreadable(&error.to_string());
+                    tracing::error!(%error, "the configuration cannot be read; what served before still serves");
+                }
+            }
+        }
+        self.shut_down(signals).await;
+        Ok(())
+    }
+
+    /// Takes a new text over, or says why not.
+    pub async fn apply(&mut self, text: String) {
+        let prepared = match self.applier.prepare(text) {
+            Ok(prepared) => prepared,
+            Err(outcome) => return report(&outcome),
+        };
+        self.follower.prepare(&prepared.snapshot, WARM_UP).await;
+        let current = self.shared.store.load();
+        let readied = self.bind_new(&prepared.snapshot).and_then(|add| {
+            self.open_access_log(&prepared.snapshot).context("the access log cannot be opened")?;
+            Ok(add)
+        });
+        let add = match readied {
+            Ok(add) => add,
+            Err(error) => {
+                self.applier.unreadable(&format!("{error:#}"));
+                self.bound.retain(|name, _| current.snapshot.listener_named(name).is_some());
+                tracing::error!(error = format!("{error:#}"), "configuration rejected; what served before still serves");
+                return;
+            }
+        };
+        let outcome = self.applier.publish(prepared);
+        report(&outcome);
+        let published = self.shared.store.load();
+        let remove = self.forget_listeners(&published.snapshot, &add);
+        self.follower.forget_others(&published.snapshot);
+        self.tell_workers(add, remove).await;
+    }
+
+    /// Binds the listeners that are new in a snapshot.
+    fn bind_new(&mut self, snapshot: &Snapshot) -> anyhow::Result<Sockets> {
+        let mut sockets = Sockets::new();
+        for listener in &snapshot.listeners {
+            if self.bound.get(&listener.name).is_some_and(|(configured, _)| *configured == listener.address) {
+                continue;
+            }
+            let bound = socket::bind(listener.address, self.shared.workers)
+                .with_context(|| format!("the listener `{}` cannot listen on {}", listener.name, listener.address))?;
+            let address = bound[0].local_addr()?;
+            tracing::info!(listener = %listener.name, %address, direction = ?listener.direction, "listening");
+            sockets.push((listener.name.clone(), listener.address, address, bound));
+        }
+        for (name, configured, address, _) in &sockets {
+            self.bound.insert(name.clone(), (*configured, *address));
+        }
+        Ok(sockets)
+    }
+
+    /// Listeners that a snapshot does not have any more, or has elsewhere.
+    fn forget_listeners(&mut self, snapshot: &Snapshot, added: &Sockets) -> Vec<Box<str>> {
+        let gone: Vec<Box<str>> = self.bound.keys().filter(|name| snapshot.listener_named(name).is_none()).cloned().collect();
+        for name in &gone {
+            self.bound.remove(name);
+            tracing::info!(listener = %name, "removed; its connections finish what is in flight");
+        }
+        // One that moved is removed where it was and added where it is.
+        gone.into_iter().chain(added.iter().map(|(name, ..)| name.clone())).collect()
+    }
+
+    async fn tell_workers(&self, add: Sockets, remove: Vec<Box<str>>) {
+        let mut shares: Vec<Vec<_>> = (0..self.shared.workers).map(|_| Vec::new()).collect();
+        for (name, _, _, sockets) in add {
+            for (share, socket) in shares.iter_mut().zip(sockets) {
+                share.push((name.clone(), socket));
+            }
+        }
+        for (mailbox, add) in self.shared.mailboxes.iter().zip(shares) {
+            // Only a worker that ended does not listen, and then the process is ending too.
+            let _ = mailbox.send(Message::Adopt { add, remove: remove.clone() }).await;
+        }
+    }
+
+    fn open_access_log(&self, snapshot: &Snapshot) -> std::io::Result<()> {
+        let current = self.shared.access_log.load();
+        if current.as_ref().map(|writer| &writer.config) == snapshot.access_log.as_ref() {
+            return Ok(());
+        }
+        let writer = snapshot.access_log.clone().map(|log| LogWriter::open(log, Arc::clone(&self.shared.metrics)));
+        self.shared.access_log.store(writer.transpose()?);
+        Ok(())
+    }
+
+    async fn shut_down(self, mut signals: Signals) {
+        self.shared.ready.store(false, Ordering::Release);
+        let deadline = self.shared.store.load().snapshot.drain_deadline;
+        let open: usize = self.shared.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
+        tracing::info!(open, ?deadline, "finishing what is in flight; once more ends at once");
+        for mailbox in &self.shared.mailboxes {
+            let _ = mailbox.send(Message::Drain(deadline)).await;
+        }
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                if let Ok(Err(error)) = worker.join() {
+                    tracing::error!(%error, "a worker failed");
+                }
+            }
+        });
+        tokio::select! {
+            _ = joined => tracing::info!("done"),
+            () = signals.stop() => tracing::warn!("ended at once"),
+        }
+        if let Some(log) = &*self.shared.access_log.load() {
+            log.flush(Duration::from_secs(2));
+        }
+    }
+}
+
+/// Bound sockets: the listener, its address as configured and in fact, and one socket for each worker.
+type Sockets = Vec<(Box<str>, SocketAddr, SocketAddr, Vec<std::net::TcpListener>)>;
+
+async fn changed(file: &mut Option<FileSource>) -> std::io::Result<String> {
+    match file {
+        Some(file) => file.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn report(outcome: &Outcome) {
+    match outcome {
+        Outcome::Published(generation) => tracing::info!(generation, "configuration published"),
+        Outcome::Unchanged => tracing::info!("the configuration means what it meant before; nothing to do"),
+        Outcome::Rejected(mistakes) => {
+            for mistake in mistakes.iter().take(20) {
+                tracing::error!(mistake = mistake.render("configuration"), "configuration rejected");
+            }
+            tracing::error!(mistakes = mistakes.len(), "configuration rejected; what served before still serves");
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
+    }
+}
+
+/// What a signal asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// What the control thread waits for.
+enum Event {
+    Signal(Asked),
+    Text(std::io::Result<String>),
+    Reload,
+}

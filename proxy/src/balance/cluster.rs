@@ -1,0 +1,177 @@
+//! The endpoints of a cluster on one worker, and what must outlive a snapshot: connections and loads.
+//!
+//! Keyed by the cluster's name and the endpoint's address: a new snapshot updates a cluster in place, so a reload never
+//! closes a connection that the new table still allows.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use weir_config::snapshot::{Cluster, Target};
+use weir_config::weights::Weights;
+
+use super::discovery::{Discovery, Resolved};
+use crate::error::Fault;
+use crate::observe::metrics::ClusterShard;
+use crate::upstream::{h1, h2};
+
+/// A cluster on one worker.
+pub struct ClusterState {
+    config: RefCell<Rc<Cluster>>,
+    endpoints: RefCell<Rc<EndpointSet>>,
+    names: RefCell<Vec<Watched>>,
+    turn: Cell<u64>,
+    shard: Arc<ClusterShard>,
+}
+
+/// A name among a cluster's endpoints.
+struct Watched {
+    resolved: Arc<Resolved>,
+    port: u16,
+    weight: u32,
+    seen: u64,
+}
+
+/// The endpoints of a cluster at one moment.
+pub struct EndpointSet {
+    list: Box<[Rc<Endpoint>]>,
+    weights: Option<Weights>,
+}
+
+/// One address.
+pub struct Endpoint {
+    /// The address.
+    pub address: SocketAddr,
+    /// Requests in flight from this worker.
+    pub in_flight: Cell<u32>,
+    /// Idle HTTP/1 connections.
+    pub h1: h1::Pool,
+    /// HTTP/2 connections.
+    pub h2: h2::Pool,
+    /// The cluster's numbers.
+    pub shard: Arc<ClusterShard>,
+}
+
+impl ClusterState {
+    /// A cluster as a snapshot describes it.
+    pub fn new(cluster: &Cluster, discovery: &Discovery, shard: Arc<ClusterShard>) -> Rc<Self> {
+        let state = Self {
+            config: RefCell::new(Rc::new(cluster.clone())),
+            endpoints: RefCell::new(Rc::new(EndpointSet { list: Box::default(), weights: None })),
+            names: RefCell::default(),
+            turn: Cell::new(0),
+            shard,
+        };
+        state.watch(discovery);
+        state.rebuild();
+        Rc::new(state)
+    }
+
+    /// Follows a new snapshot.
+    pub fn update(&self, cluster: &Cluster, discovery: &Discovery) {
+        if **self.config.borrow() == *cluster {
+            return;
+        }
+        *self.config.borrow_mut() = Rc::new(cluster.clone());
+        self.watch(discovery);
+        self.rebuild();
+    }
+
+    /// The cluster's configuration.
+    pub fn config(&self) -> Rc<Cluster> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    /// Chooses an endpoint for a request.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn pick(&self, draw: u64) -> Result<Rc<Endpoint>, Fault> {
+        if self.names.borrow().iter().any(|name| name.resolved.version() != name.seen) {
+            self.rebuild();
+        }
+        let set = self.endpoints.borrow();
+        let Some(weights) = &set.weights else {
+            let unresolved = self.names.borrow().iter().any(|name| !name.resolved.is_known());
+            return Err(if unresolved { Fault::DnsFailure } else { Fault::NoEndpoint });
+        };
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let balance = self.config.borrow().balance;
+        let place = super::choose(balance, weights, draw, turn, |place| set.list[place].in_flight.get());
+        Ok(Rc::clone(&set.list[place]))
+    }
+
+    /// Closes connections that have been idle too long.
+    pub fn sweep(&self, now: std::time::Instant) {
+        let limit = self.config.borrow().idle_timeout;
+        for endpoint in &self.endpoints.borrow().list {
+            endpoint.h1.sweep(now, limit);
+        }
+    }
+
+    fn watch(&self, discovery: &Discovery) {
+        let config = self.config.borrow();
+        let names = config.endpoints.iter().filter_map(|endpoint| match &endpoint.target {
+            Target::Address(_) => None,
+            Target::Name { host, port } => {
+                Some(Watched { resolved: discovery.get(host), port: *port, weight: endpoint.weight, seen: 0 })
+            }
+        });
+        *self.names.borrow_mut() = names.collect();
+    }
+
+    /// Makes the list anew from fixed addresses and the names' answers; endpoints that stay keep their state.
+    fn rebuild(&self) {
+        let mut wanted: Vec<(SocketAddr, u32)> = Vec::new();
+        let mut add = |address: SocketAddr, weight: u32| match wanted.iter_mut().find(|(known, _)| *known == address) {
+            Some((_, sum)) => *sum = sum.saturating_add(weight),
+            None => wanted.push((address, weight)),
+        };
+        for endpoint in &self.config.borrow().endpoints {
+            if let Target::Address(address) = endpoint.target {
+                add(address, endpoint.weight);
+            }
+        }
+        for name in self.names.borrow_mut().iter_mut() {
+            // The version first: an answer that arrives in between is seen again, not missed.
+            name.seen = name.resolved.version();
+            for address in name.resolved.addresses().iter() {
+                add(SocketAddr::new(*address, name.port), name.weight);
+            }
+        }
+        let old = Rc::clone(&self.endpoints.borrow());
+        let list = wanted.iter().map(|(address, _)| match old.list.iter().find(|endpoint| endpoint.address == *address) {
+            Some(endpoint) => Rc::clone(endpoint),
+            None => Rc::new(Endpoint::new(*address, &self.shard)),
+        });
+        let set = EndpointSet { list: list.collect(), weights: Weights::new(wanted.iter().map(|(_, weight)| *weight)) };
+        for endpoint in &old.list {
+            if !set.list.iter().any(|kept| Rc::ptr_eq(kept, endpoint)) {
+                endpoint.retire();
+            }
+        }
+        *self.endpoints.borrow_mut() = Rc::new(set);
+    }
+}
+
+impl Drop for ClusterState {
+    fn drop(&mut self) {
+        for endpoint in &self.endpoints.borrow().list {
+            endpoint.retire();
+        }
+    }
+}
+
+impl Endpoint {
+    fn new(address: SocketAddr, shard: &Arc<ClusterShard>) -> Self {
+        Self { address, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard: Arc::clone(shard) }
+    }
+
+    /// Takes no new requests: idle connections close now, busy ones when their requests are done.
+    fn retire(&self) {
+        self.h1.close();
+        self.h2.close();
+    }
+}

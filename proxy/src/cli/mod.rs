@@ -1,0 +1,106 @@
+//! The command line.
+
+mod check;
+mod logging;
+mod reference;
+mod run;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// A sidecar proxy for service meshes: routes by weight, tags every request, and takes new route tables while it runs.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// See weir work: two tiny backends, a 90/10 route, and what to curl. Needs no files.
+    Demo {
+        /// The port to listen on; 0 takes a free one.
+        #[arg(long, default_value_t = 15001)]
+        port: u16,
+        /// Send this many requests a second to the route, so that there is something to see. 0 sends none.
+        #[arg(long, default_value_t = 0)]
+        rate: u32,
+        /// Print one JSON object a second instead of the live view.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Serve a configuration file, and follow its changes.
+    Run {
+        /// The configuration file.
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+        /// The level of weir's own log on standard error: error, warn, info, debug, trace, or a filter.
+        #[arg(long, env = "WEIR_LOG", default_value = "info")]
+        log: String,
+        /// Write weir's own log as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a configuration file and report every mistake in it.
+    Check {
+        /// The configuration file; `-` reads standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of a configuration file, for editors.
+    Schema {
+        /// Print the configuration reference in Markdown instead.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Demo { port, rate, json } => crate::demo::main(port, rate, json),
+        Command::Run { config, log, json } => run::main(&config, &log, json),
+        Command::Check { file, json } => check::main(&file, json),
+        Command::Schema { markdown: false } => print(&format!("{:#}\n", weir_config::schema::json_schema())),
+        Command::Schema { markdown: true } => print(&reference::markdown()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+pub use logging::start as start_logging;
+
+/// Prints to standard output; a closed pipe (`weir schema | head`) is no error.
+fn print(text: &str) -> ExitCode {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("cannot write: {error}")),
+    }
+}
+
+/// Says why and fails.
+pub fn fail(why: &str) -> ExitCode {
+    if std::io::stderr().is_terminal() {
+        eprintln!("\x1b[31merror:\x1b[0m {why}");
+    } else {
+        eprintln!("error: {why}");
+    }
+    ExitCode::FAILURE
+}

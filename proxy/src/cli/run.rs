@@ -1,0 +1,39 @@
+//! `weir run`: serve a file.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use weir_control::Applier;
+
+use super::{check, fail};
+use crate::app::App;
+
+pub(super) fn main(file: &Path, filter: &str, json: bool) -> ExitCode {
+    let level = match super::start_logging(filter, json) {
+        Ok(level) => level,
+        Err(why) => return fail(&format!("`{filter}` is not a log level: {why}")),
+    };
+    let text = match check::read(file) {
+        Ok(text) => text,
+        Err(why) => return fail(&why),
+    };
+    let applier = match Applier::new(&file.display().to_string(), text) {
+        Ok(applier) => applier,
+        Err(mistakes) => {
+            check::report(file, &mistakes);
+            return ExitCode::FAILURE;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the control thread cannot start: {error}")),
+    };
+    let watched = (file != Path::new("-")).then(|| file.to_owned());
+    let served = runtime.block_on(async { App::start(applier, watched, level).await?.serve().await });
+    // A second signal leaves workers behind; nothing may wait for them.
+    runtime.shutdown_background();
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}

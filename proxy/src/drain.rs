@@ -1,0 +1,117 @@
+//! Saying goodbye to connections, without a cost for those that stay.
+//!
+//! Each connection is a [`Member`] of its listener's [`Group`]. A group that drains marks its members and wakes them;
+//! each finishes what is in flight and closes. Past the deadline the group aborts what is left. Members look at plain
+//! cells when they are polled anyway, so a connection pays nothing for being able to drain.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+/// The connections of one listener on one worker.
+#[derive(Default)]
+pub struct Group {
+    members: RefCell<HashMap<u64, Rc<State>>>,
+    next: Cell<u64>,
+    draining: Cell<bool>,
+    left: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    draining: Cell<bool>,
+    aborted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// One connection's place in its group, until it is dropped.
+pub struct Member {
+    state: Rc<State>,
+    group: Rc<Group>,
+    number: u64,
+}
+
+impl Group {
+    /// A new member.
+    pub fn join(self: &Rc<Self>) -> Member {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let state = Rc::new(State { draining: Cell::new(self.draining.get()), ..State::default() });
+        self.members.borrow_mut().insert(number, Rc::clone(&state));
+        Member { state, group: Rc::clone(self), number }
+    }
+
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        self.members.borrow().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.borrow().is_empty()
+    }
+
+    /// Has every member finish what is in flight and leave; aborts those that have not left by the deadline. Gives the
+    /// number of those.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        self.draining.set(true);
+        self.tell(|state| state.draining.set(true));
+        let empty = async {
+            loop {
+                let left = self.left.notified();
+                if self.is_empty() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        if tokio::time::timeout(deadline, empty).await.is_ok() {
+            return 0;
+        }
+        let cut = self.len();
+        self.tell(|state| state.aborted.set(true));
+        cut
+    }
+
+    fn tell(&self, change: impl Fn(&State)) {
+        for state in self.members.borrow().values() {
+            change(state);
+            if let Some(waker) = state.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Has this task woken when the group drains or aborts.
+    pub fn watch(&self, cx: &Context<'_>) {
+        let mut waker = self.state.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Whether to finish and leave.
+    pub fn is_draining(&self) -> bool {
+        self.state.draining.get()
+    }
+
+    /// Whether to leave now.
+    pub fn is_aborted(&self) -> bool {
+        self.state.aborted.get()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.group.members.borrow_mut().remove(&self.number);
+        if self.group.draining.get() {
+            self.group.left.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! One accepted connection: which protocol it speaks, and what its requests need to know of it.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::forwarding::Caller;
+use super::h2_gate::PREFACE;
+use super::{h1, h2};
+use crate::drain::Member;
+use crate::worker::Worker;
+use crate::worker::listener::ListenerState;
+
+/// What the requests of a connection need to know of it.
+pub struct Connection {
+    /// The worker that serves it.
+    pub worker: Rc<Worker>,
+    /// The listener that accepted it.
+    pub listener: Rc<ListenerState>,
+    /// The caller's address.
+    pub peer: SocketAddr,
+    /// The address it was accepted on.
+    pub local: SocketAddr,
+    /// The caller, for forwarding headers and trust.
+    pub caller: Caller,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(connection: Rc<Connection>, mut stream: TcpStream, member: Member) {
+    let Some((protocol, prefix)) = detect(&mut stream, &member).await else {
+        return;
+    };
+    let counted = &connection.listener.shard.protocols;
+    match protocol {
+        Protocol::Http1 => {
+            counted[0].add(1);
+            h1::serve(connection, stream, prefix, member).await;
+        }
+        Protocol::Http2 => {
+            counted[1].add(1);
+            h2::serve(connection, stream, prefix, member).await;
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Reads until the first bytes tell the protocol. `None` if the caller went away first.
+async fn detect(stream: &mut TcpStream, member: &Member) -> Option<(Protocol, Bytes)> {
+    let mut seen = BytesMut::new();
+    poll_fn(|cx| {
+        member.watch(cx);
+        loop {
+            if member.is_aborted() || (member.is_draining() && seen.is_empty()) {
+                return Poll::Ready(None);
+            }
+            // A scratch buffer, so that a connection that says nothing holds no memory.
+            let mut scratch = [std::mem::MaybeUninit::uninit(); 8192];
+            let mut buf = ReadBuf::uninit(&mut scratch);
+            if ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf)).is_err() || buf.filled().is_empty() {
+                return Poll::Ready(None);
+            }
+            seen.extend_from_slice(buf.filled());
+            if let Some(protocol) = classify(&seen) {
+                return Poll::Ready(Some((protocol, seen.split().freeze())));
+            }
+        }
+    })
+    .await
+}
+
+/// The protocol that a stream begins with, once enough of it is there.
+fn classify(seen: &[u8]) -> Option<Protocol> {
+    let known = seen.len().min(PREFACE.len());
+    match (seen[..known] == PREFACE[..known], known == PREFACE.len()) {
+        (false, _) => Some(Protocol::Http1),
+        (true, true) => Some(Protocol::Http2),
+        (true, false) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_prefix_of_the_preface_waits_and_anything_else_is_http1() {
+        for length in 0..PREFACE.len() {
+            assert_eq!(classify(&PREFACE[..length]), None, "{length}");
+            let mut other = PREFACE[..=length].to_vec();
+            other[length] ^= 1;
+            assert_eq!(classify(&other), Some(Protocol::Http1), "{length}");
+        }
+        assert_eq!(classify(PREFACE), Some(Protocol::Http2));
+        assert_eq!(classify(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"), Some(Protocol::Http2));
+        assert_eq!(classify(b"PROPFIND"), Some(Protocol::Http1));
+    }
+}

@@ -1,0 +1,253 @@
+//! An HTTP/2 connection from a caller, and the pump that moves bodies into HTTP/2 streams on both sides.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, SendStream};
+use http::{Request, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::body::{BodyError, Source};
+use super::connection::Connection;
+use super::h2_gate::{Flood, Inspector};
+use super::informational::Caller;
+use super::request;
+use crate::drain::Member;
+use crate::error::Fault;
+
+/// What one stream may have under way. Bounds the memory of a slow reader; 256 KiB a millisecond is 2 Gbit/s.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+/// What one connection may have under way. Well above the stream's, and above the point where h2 mistakes small gRPC
+/// messages for a flood of DATA frames.
+pub const CONNECTION_WINDOW: u32 = 4 << 20;
+/// The largest list of header fields of a response, as counted by HTTP/2.
+pub const MAX_HEADER_LIST: u32 = 128 << 10;
+/// What a stream may queue for sending.
+pub const SEND_BUFFER: usize = 128 << 10;
+/// Streams that the peer reset before they were accepted; h2 gives up beyond it.
+const MAX_PENDING_RESETS: usize = 200;
+
+/// Serves the connection to its end. `prefix` was read from the stream already.
+pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes, member: Member) {
+    let limits = connection.listener.limits();
+    let flood = Rc::new(Cell::new(None));
+    let inspector = Inspector::new(limits.http2.clone(), Instant::now());
+    let io = H2Io { stream, prefix, inspector, flood: Rc::clone(&flood) };
+    let header_list = u32::try_from(limits.header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.http2.max_concurrent_streams)
+        // Twice the limit, so that weir itself can say 431 and which limit it was.
+        .max_header_list_size(header_list)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .handshake::<_, Bytes>(io);
+    let mut http = match until_drained(handshake, &member).await {
+        Some(Ok(http)) => http,
+        Some(Err(error)) => {
+            tracing::debug!(peer = %connection.peer, %error, "HTTP/2 handshake failed");
+            return;
+        }
+        None => return,
+    };
+    let mut told = false;
+    loop {
+        let accepted = poll_fn(|cx| {
+            member.watch(cx);
+            if member.is_aborted() {
+                return Poll::Ready(None);
+            }
+            if member.is_draining() && !std::mem::replace(&mut told, true) {
+                http.graceful_shutdown();
+            }
+            let accepted = http.poll_accept(cx);
+            if let Some(found) = flood.take() {
+                tracing::warn!(peer = %connection.peer, flood = ?found, "HTTP/2 flood; the connection is closed");
+                connection.listener.shard.floods.add(1);
+                http.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                return http.poll_accept(cx);
+            }
+            accepted
+        })
+        .await;
+        match accepted {
+            Some(Ok((request, respond))) => {
+                tokio::task::spawn_local(one(Rc::clone(&connection), request, respond));
+            }
+            Some(Err(error)) => {
+                tracing::debug!(peer = %connection.peer, %error, "HTTP/2 connection ended");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Runs the handshake unless the listener drains meanwhile.
+async fn until_drained<F: Future>(future: F, member: &Member) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        member.watch(cx);
+        if member.is_draining() { Poll::Ready(None) } else { future.as_mut().poll(cx).map(Some) }
+    })
+    .await
+}
+
+/// One request, from its stream and back.
+async fn one(connection: Rc<Connection>, request: Request<h2::RecvStream>, respond: h2::server::SendResponse<Bytes>) {
+    let respond = Rc::new(RefCell::new(respond));
+    let response = {
+        let caller = Caller::H2(Rc::clone(&respond));
+        let mut handling = pin!(request::handle(&connection, request.map(Source::h2), caller));
+        poll_fn(|cx| {
+            // A caller that resets its stream wants no answer: the request is dropped, and with it the upstream's.
+            if respond.borrow_mut().poll_reset(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            handling.as_mut().poll(cx).map(Some)
+        })
+        .await
+    };
+    let Some(response) = response else { return };
+    let (parts, body) = response.into_parts();
+    let mut body = body.ending_in_status();
+    let ends = body.is_end_stream();
+    let sent = respond.borrow_mut().send_response(Response::from_parts(parts, ()), ends);
+    match sent {
+        Ok(_) if ends => {}
+        Ok(send) => pump(body, send).await,
+        Err(error) => {
+            tracing::debug!(peer = %connection.peer, %error, "response not sent");
+            let gone = error.is_io() || error.is_go_away() || error.is_reset();
+            body.fail(if gone { Fault::DownstreamGone } else { Fault::UpstreamProtocol });
+            respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+/// Moves a body into an HTTP/2 stream, as fast as the peer's window allows and no faster: the next frame is asked for
+/// only when the one before is on its way.
+pub async fn pump<B>(mut body: B, mut send: SendStream<Bytes>)
+where
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    loop {
+        let frame = poll_fn(|cx| {
+            if send.poll_reset(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            Pin::new(&mut body).poll_frame(cx).map(Some)
+        })
+        .await;
+        let done = match frame {
+            // The peer wants no more of it.
+            None => true,
+            Some(None) => {
+                let _ = send.send_data(Bytes::new(), true);
+                true
+            }
+            Some(Some(Err(error))) => {
+                send.send_reset(reason(&error));
+                true
+            }
+            Some(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    let last = body.is_end_stream();
+                    send_data(&mut send, data, last).await.is_err() || last
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        let _ = send.send_trailers(trailers);
+                    }
+                    true
+                }
+            },
+        };
+        if done {
+            return;
+        }
+    }
+}
+
+async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<(), ()> {
+    if data.is_empty() {
+        return if last { send.send_data(data, true).map_err(|_| ()) } else { Ok(()) };
+    }
+    while !data.is_empty() {
+        send.reserve_capacity(data.len());
+        let mut room = send.capacity();
+        if room == 0 {
+            room = match poll_fn(|cx| send.poll_capacity(cx)).await {
+                Some(Ok(room)) => room,
+                Some(Err(_)) | None => return Err(()),
+            };
+        }
+        let part = data.split_to(room.min(data.len()));
+        let ends = last && data.is_empty();
+        send.send_data(part, ends).map_err(|_| ())?;
+    }
+    Ok(())
+}
+
+/// What the other side is told when a body breaks off.
+fn reason(error: &BodyError) -> Reason {
+    match error {
+        BodyError::H2(error) => error.reason().unwrap_or(Reason::CANCEL),
+        BodyError::H1(_) => Reason::INTERNAL_ERROR,
+    }
+}
+
+/// The socket, with the flood gate in front of the h2 crate.
+struct H2Io {
+    stream: TcpStream,
+    prefix: Bytes,
+    inspector: Inspector,
+    flood: Rc<Cell<Option<Flood>>>,
+}
+
+impl AsyncRead for H2Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if self.prefix.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        } else {
+            let length = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..length]);
+            self.prefix.advance(length);
+        }
+        if let Err(flood) = self.inspector.inspect(&buf.filled()[before..], Instant::now) {
+            self.flood.set(Some(flood));
+            // Nothing of the flood gets through, and h2 stops reading, so that the connection's task can end it.
+            buf.set_filled(before);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for H2Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

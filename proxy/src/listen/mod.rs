@@ -1,0 +1,148 @@
+//! From the kernel's backlog to a served connection.
+//!
+//! Each worker accepts on its own `SO_REUSEPORT` socket. The kernel spreads connections by hash, which goes uneven with
+//! few, long-lived ones; so a worker that is ahead hands a fresh connection to a less loaded worker.
+
+pub mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::http::connection::{self, Connection};
+use crate::http::forwarding::Caller;
+use crate::worker::listener::ListenerState;
+use crate::worker::{Message, Worker};
+
+/// Accepts until the listener is stopped.
+pub async fn accept(worker: Rc<Worker>, state: Rc<ListenerState>, socket: TcpListener) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = state.stopped() => break,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => place(&worker, &state, stream),
+            Err(error) => pause(&worker, &state, &error).await,
+        }
+    }
+    // Connections that the kernel has accepted already would be reset with the socket.
+    while let Some(Ok((stream, _))) = std::future::poll_fn(|cx| match socket.poll_accept(cx) {
+        std::task::Poll::Ready(accepted) => std::task::Poll::Ready(Some(accepted)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+    {
+        place(&worker, &state, stream);
+    }
+}
+
+/// An accept that failed: the connection's fault is forgotten, the process's is waited out.
+async fn pause(worker: &Worker, state: &ListenerState, error: &io::Error) {
+    let of_one_connection = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    );
+    if of_one_connection {
+        return;
+    }
+    if worker.shared.metrics.accept_errors.fetch_add(1, Ordering::Relaxed).is_multiple_of(100) {
+        tracing::error!(
+            listener = %state.name, %error,
+            "cannot accept; trying again every 50 ms (out of descriptors? raise the limit with `ulimit -n`)"
+        );
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// Serves a fresh connection here, or hands it to a worker with fewer.
+fn place(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
+    let loads = &worker.shared.loads;
+    if loads.len() > 1 {
+        let mut other = usize::try_from(worker.draw() % (loads.len() as u64 - 1)).unwrap_or(0);
+        other += usize::from(other >= worker.id);
+        if loads[worker.id].load(Ordering::Relaxed) > loads[other].load(Ordering::Relaxed) + 1 {
+            hand_over(worker, state, stream, other);
+            return;
+        }
+    }
+    serve(worker, state, stream);
+}
+
+fn hand_over(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream, other: usize) {
+    let Ok(stream) = stream.into_std() else { return };
+    match worker.shared.mailboxes[other].try_send(Message::Connection(state.name.clone(), stream)) {
+        Ok(()) => {
+            worker.shared.metrics.handed_over.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(TrySendError::Full(message) | TrySendError::Closed(message)) => {
+            if let Message::Connection(_, stream) = message {
+                adopt(worker, state, stream);
+            }
+        }
+    }
+}
+
+/// Serves a connection that another worker accepted.
+pub fn adopt(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: std::net::TcpStream) {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => serve(worker, state, stream),
+        Err(error) => tracing::error!(%error, "connection lost on its way between workers"),
+    }
+}
+
+fn serve(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+        // Gone already.
+        return;
+    };
+    if !state.admit() {
+        state.shard.refused.add(1);
+        return;
+    }
+    let _ = stream.set_nodelay(true);
+    let open = Open::new(worker, state);
+    let connection = Rc::new(describe(worker, state, peer, local));
+    let member = state.connections.join();
+    tokio::task::spawn_local(async move {
+        connection::serve(connection, stream, member).await;
+        drop(open);
+    });
+}
+
+fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, peer: SocketAddr, local: SocketAddr) -> Connection {
+    let caller = Caller::new(peer.ip(), state.trusts(peer.ip().to_canonical()));
+    Connection { worker: Rc::clone(worker), listener: Rc::clone(state), peer, local, caller }
+}
+
+/// Counts an open connection.
+struct Open {
+    worker: Rc<Worker>,
+    state: Rc<ListenerState>,
+}
+
+impl Open {
+    fn new(worker: &Rc<Worker>, state: &Rc<ListenerState>) -> Self {
+        state.shard.accepted.add(1);
+        state.shard.open.add(1);
+        worker.shared.loads[worker.id].fetch_add(1, Ordering::Relaxed);
+        Self { worker: Rc::clone(worker), state: Rc::clone(state) }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.state.shard.open.sub(1);
+        self.state.total.fetch_sub(1, Ordering::Relaxed);
+        self.worker.shared.loads[self.worker.id].fetch_sub(1, Ordering::Relaxed);
+    }
+}

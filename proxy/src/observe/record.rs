@@ -1,0 +1,186 @@
+//! The record of one request.
+//!
+//! It exists from the request's head until the last byte of the response, or until either side is gone, and then emits
+//! metrics and the access log exactly once: `Drop` is the only place that emits.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderMap, Method, Version};
+
+use super::access_log::LogHandle;
+use super::metrics::RuleShard;
+use crate::error::{Fault, Flag};
+
+/// What is known of one request.
+pub struct Record {
+    start: Instant,
+    series: Option<Arc<RuleShard>>,
+    /// The response's status, once there is one.
+    pub status: u16,
+    /// The gRPC status, from headers or trailers, for gRPC requests.
+    pub grpc_status: Option<u16>,
+    /// Whether the request is gRPC.
+    pub grpc: bool,
+    /// Why it failed, if it did.
+    pub fault: Option<Fault>,
+    /// Bytes of the request body that went upstream.
+    pub bytes_in: u64,
+    /// Bytes of the response body.
+    pub bytes_out: u64,
+    head_at: Option<Instant>,
+    complete: bool,
+    /// Kept only when there is an access log.
+    pub log: Option<Box<LogEntry>>,
+}
+
+/// What the access log needs besides the numbers.
+pub struct LogEntry {
+    /// Where the line goes.
+    pub handle: Rc<LogHandle>,
+    /// When the request began.
+    pub began: SystemTime,
+    /// The listener's name.
+    pub listener: Box<str>,
+    /// The generation that decided.
+    pub generation: u64,
+    /// The method.
+    pub method: Method,
+    /// Path and query as received.
+    pub path: String,
+    /// The host as received.
+    pub authority: String,
+    /// The caller's protocol.
+    pub version: Version,
+    /// The caller's address.
+    pub peer: SocketAddr,
+    /// The address weir accepted on.
+    pub local: SocketAddr,
+    /// The request's headers as received, if the format asks for some.
+    pub request_headers: Option<HeaderMap>,
+    /// The response's headers as sent, if the format asks for some.
+    pub response_headers: Option<HeaderMap>,
+    /// The caller's `user-agent`.
+    pub user_agent: Option<http::HeaderValue>,
+    /// The correlation ID.
+    pub request_id: http::HeaderValue,
+    /// The trace ID, if the request belongs to a trace.
+    pub trace_id: Option<Box<str>>,
+    /// The route.
+    pub route: Box<str>,
+    /// The rule.
+    pub rule: Box<str>,
+    /// The cluster.
+    pub cluster: Box<str>,
+    /// The endpoint.
+    pub upstream: Option<SocketAddr>,
+}
+
+/// The numbers of a finished request, for the access log.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished {
+    /// The status; 0 if there was none.
+    pub status: u16,
+    /// The gRPC status.
+    pub grpc_status: Option<u16>,
+    /// Why it failed.
+    pub fault: Option<Fault>,
+    /// Bytes of the request body.
+    pub bytes_in: u64,
+    /// Bytes of the response body.
+    pub bytes_out: u64,
+    /// Microseconds from the first to the last byte.
+    pub duration_us: u128,
+    /// Microseconds to the head of the response.
+    pub head_us: Option<u128>,
+}
+
+impl Record {
+    /// Begins.
+    pub fn start(start: Instant) -> Self {
+        Self {
+            start,
+            series: None,
+            status: 0,
+            grpc_status: None,
+            grpc: false,
+            fault: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            head_at: None,
+            complete: false,
+            log: None,
+        }
+    }
+
+    /// Counts the request under this series from now on.
+    pub fn belongs_to(&mut self, series: &Arc<RuleShard>) {
+        debug_assert!(self.series.is_none(), "a request belongs to one series");
+        series.active.add(1);
+        self.series = Some(Arc::clone(series));
+    }
+
+    /// The response's head is there.
+    pub fn head(&mut self, status: http::StatusCode) {
+        self.status = status.as_u16();
+        self.head_at = Some(Instant::now());
+    }
+
+    /// The response is complete. A record dropped before this one counts as cut off by the caller, unless a fault
+    /// says otherwise.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// Whether the response is complete.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.complete && self.fault.is_none() {
+            self.fault = Some(Fault::DownstreamGone);
+        }
+        let end = Instant::now();
+        let duration = end.duration_since(self.start);
+        let head = self.head_at.map(|at| at.duration_since(self.start));
+        if let Some(series) = &self.series {
+            series.active.sub(1);
+            series.classes[usize::from(self.status / 100).min(5)].add(1);
+            series.duration.observe(duration);
+            if let Some(head) = head {
+                series.first_byte.observe(head);
+            }
+            series.bytes_in.add(self.bytes_in);
+            series.bytes_out.add(self.bytes_out);
+            if let Some(fault) = self.fault {
+                series.flags[fault.flag() as usize].add(1);
+            }
+            if self.grpc {
+                let place = self.grpc_status.map_or(17, |status| usize::from(status).min(17));
+                series.grpc[place].add(1);
+            }
+        }
+        if let Some(entry) = self.log.take() {
+            let numbers = Finished {
+                status: self.status,
+                grpc_status: self.grpc_status,
+                fault: self.fault,
+                bytes_in: self.bytes_in,
+                bytes_out: self.bytes_out,
+                duration_us: duration.as_micros(),
+                head_us: head.map(|head| head.as_micros()),
+            };
+            entry.handle.write(&entry, &numbers);
+        }
+    }
+}
+
+/// The letters of a fault's flag, or `-`.
+pub fn letters(fault: Option<Fault>) -> &'static str {
+    fault.map_or("-", |fault| Flag::letters(fault.flag()))
+}

@@ -1,0 +1,139 @@
+//! To the endpoint and back: pools, connections, one exchange.
+//!
+//! Decides which connection carries a request; not which endpoint (that is `balance`) nor whether it is tried again
+//! elsewhere. A connection that proves closed before anything of the request was written is replaced without a word:
+//! nothing was sent, so nothing can happen twice.
+
+pub mod h1;
+pub mod h2;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::net::TcpStream;
+use weir_config::snapshot::Cluster;
+
+use crate::balance::cluster::Endpoint;
+use crate::error::Fault;
+use crate::http::body::{RequestBody, Source};
+use crate::http::informational::{Caller, HoldGate};
+
+/// What an exchange holds on to until its response is complete. Dropped without [`Lease::finished`], an HTTP/1
+/// connection is not used again.
+pub struct Lease {
+    load: Load,
+    connection: Connection,
+}
+
+enum Connection {
+    H1(h1::Idle),
+    H2(#[expect(dead_code, reason = "counts the stream until it is dropped")] h2::Stream),
+}
+
+impl Lease {
+    /// The exchange is complete on the upstream's side: its connection may serve the next one.
+    pub fn finished(self) {
+        match self.connection {
+            Connection::H1(idle) => self.load.0.h1.put(idle),
+            Connection::H2(_) => {}
+        }
+    }
+}
+
+/// Counts a request in flight at an endpoint.
+struct Load(Rc<Endpoint>);
+
+impl Load {
+    fn new(endpoint: &Rc<Endpoint>) -> Self {
+        endpoint.in_flight.set(endpoint.in_flight.get() + 1);
+        Self(Rc::clone(endpoint))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
+}
+
+/// What an upstream answered.
+pub struct Answer {
+    /// The head, and the body as it arrives.
+    pub response: Response<Source>,
+    /// What the exchange holds on to.
+    pub lease: Lease,
+}
+
+/// Who waits for informational responses.
+pub struct Waiting<'c> {
+    /// The caller, who gets them.
+    pub caller: &'c Caller,
+    /// What `100 Continue` opens.
+    pub hold: Option<Rc<HoldGate>>,
+    /// Whether the caller asked for `100 Continue` and must be told by us (HTTP/2; on HTTP/1 hyper tells it).
+    pub tell_continue: bool,
+}
+
+impl Waiting<'_> {
+    fn arrived(&self, status: http::StatusCode, headers: &http::HeaderMap) {
+        if status != http::StatusCode::CONTINUE {
+            self.caller.forward(status, headers);
+            return;
+        }
+        if let Some(hold) = &self.hold {
+            hold.open();
+            if self.tell_continue {
+                self.caller.forward(status, headers);
+            }
+        }
+    }
+}
+
+/// Sends a request to an endpoint over HTTP/1 or HTTP/2 and waits for the head of the response.
+///
+/// # Errors
+/// Why there is no response.
+pub async fn exchange(
+    endpoint: &Rc<Endpoint>,
+    cluster: &Cluster,
+    http2: bool,
+    request: Request<RequestBody>,
+    waiting: &Waiting<'_>,
+) -> Result<Answer, Fault> {
+    let load = Load::new(endpoint);
+    let (response, connection) = if http2 {
+        let (response, stream) = h2::exchange(endpoint, cluster, request, waiting).await?;
+        (response, Connection::H2(stream))
+    } else {
+        let (response, idle) = h1::exchange(endpoint, cluster, request, waiting).await?;
+        (response, Connection::H1(idle))
+    };
+    Ok(Answer { response, lease: Lease { load, connection } })
+}
+
+/// Opens a TCP connection.
+async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Fault> {
+    match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            // Small writes must not wait for acknowledgements; a socket that refuses is no worse than before.
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "connection not opened");
+            Err(Fault::ConnectFailed)
+        }
+        Err(_) => Err(Fault::ConnectTimeout),
+    }
+}
+
+/// Counts a failed connect.
+fn count_failure(endpoint: &Endpoint, fault: Fault) {
+    if fault == Fault::ConnectTimeout {
+        endpoint.shard.timed_out.add(1);
+    } else {
+        endpoint.shard.failed.add(1);
+    }
+}

@@ -1,0 +1,116 @@
+//! A listener on one worker: its connections, and the snapshot that its requests are decided by.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use weir_config::snapshot::{Limits, ListenerId};
+
+use super::Worker;
+use super::prepared::Prepared;
+use crate::drain::Group;
+use crate::observe::metrics::ListenerShard;
+
+/// A listener on one worker.
+pub struct ListenerState {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its numbers.
+    pub shard: Arc<ListenerShard>,
+    /// Its connections.
+    pub connections: Rc<Group>,
+    /// Open connections over all workers.
+    pub total: Arc<AtomicUsize>,
+    current: RefCell<Rc<Current>>,
+    stop: Notify,
+    stopped: Cell<bool>,
+}
+
+/// A snapshot, and the listener's place in it.
+pub struct Current {
+    /// The snapshot.
+    pub prepared: Rc<Prepared>,
+    /// The listener in it.
+    pub id: ListenerId,
+}
+
+impl ListenerState {
+    pub(super) fn new(name: Box<str>, worker: &Worker, prepared: Rc<Prepared>, id: ListenerId) -> Rc<Self> {
+        let total = {
+            let mut loads = worker.shared.listener_loads.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(loads.entry(name.clone()).or_default())
+        };
+        Rc::new(Self {
+            shard: worker.shared.metrics.listeners.shard(&name, worker.id),
+            name,
+            connections: Rc::default(),
+            total,
+            current: RefCell::new(Rc::new(Current { prepared, id })),
+            stop: Notify::new(),
+            stopped: Cell::new(false),
+        })
+    }
+
+    /// The snapshot to decide by, brought up to date first.
+    pub fn current(&self, worker: &Worker) -> Rc<Current> {
+        worker.refresh();
+        Rc::clone(&self.current.borrow())
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        let current = self.current.borrow();
+        current.prepared.snapshot().listener(current.id).limits.clone()
+    }
+
+    /// Whether this peer is believed.
+    pub fn trusts(&self, peer: std::net::IpAddr) -> bool {
+        let current = self.current.borrow();
+        current.prepared.snapshot().listener(current.id).trust.believes(peer)
+    }
+
+    /// Follows a new snapshot; one that has no such listener is not followed, so that what is left of a removed
+    /// listener ends as it began.
+    pub(super) fn follow(&self, prepared: &Rc<Prepared>) {
+        if let Some(id) = prepared.snapshot().listener_named(&self.name) {
+            *self.current.borrow_mut() = Rc::new(Current { prepared: Rc::clone(prepared), id });
+        }
+    }
+
+    /// Stops accepting.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        self.stop.notify_one();
+    }
+
+    /// Waits to be stopped.
+    pub async fn stopped(&self) {
+        while !self.stopped.get() {
+            self.stop.notified().await;
+        }
+    }
+
+    /// Lets the connections finish, and aborts them at the deadline.
+    pub async fn drain(&self, deadline: Duration) {
+        let open = self.connections.len();
+        let cut = self.connections.drain(deadline).await;
+        if cut > 0 {
+            tracing::warn!(listener = %self.name, open, cut, "drained; connections were cut at the deadline");
+        } else {
+            tracing::debug!(listener = %self.name, open, "drained");
+        }
+    }
+
+    /// Takes a place among the open connections, if there is one.
+    pub fn admit(&self) -> bool {
+        let limit = self.limits().connections as usize;
+        let admitted = self.total.fetch_add(1, Ordering::Relaxed) < limit;
+        if !admitted {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+}
