@@ -1,1 +1,104 @@
+//! The harness: the real `weir` binary, origins that answer or record, and real peers where the machine has them.
+//!
+//! Nothing here sleeps to wait for something: ports are 0 and read back from the log, readiness and generations are asked
+//! for until they are there, with a limit that fails the test.
 
+#![allow(
+    clippy::large_futures,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "tests may be generous with memory, must fail loudly, and read best in one piece"
+)]
+
+pub mod origin;
+pub mod peers;
+pub mod raw;
+pub mod weir;
+
+pub use libtest_mimic::{Failed, Trial};
+pub use origin::{Origin, Recorder};
+pub use weir::Weir;
+
+/// What a test returns.
+pub type Outcome = Result<(), Failed>;
+
+/// Any error fails the test.
+pub type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// A test that runs on a small runtime of its own.
+pub fn test<F, Fut>(name: &str, body: F) -> Trial
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result>,
+{
+    Trial::test(name.to_owned(), move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let ended = runtime.block_on(async { tokio::time::timeout(LIMIT, body()).await });
+        runtime.shutdown_background();
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failed::from(error.to_string())),
+            Err(_) => Err(Failed::from(format!("not done after {LIMIT:?}"))),
+        }
+    })
+}
+
+/// A test that needs programs or Python packages of the machine; ignored, by name, where they are missing.
+pub fn test_with<F, Fut>(name: &str, needs: &[peers::Peer], body: F) -> Trial
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result>,
+{
+    let missing: Vec<&str> = needs.iter().filter(|peer| !peer.is_there()).map(|peer| peer.name()).collect();
+    if missing.is_empty() {
+        return test(name, body);
+    }
+    test(&format!("{name} (skipped: no {})", missing.join(", ")), body).with_ignored_flag(true)
+}
+
+/// No test takes longer.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(240);
+
+/// Asks until the answer is yes, for at most ten seconds.
+///
+/// # Errors
+/// `what` did not come about.
+pub async fn until<F, Fut>(what: &str, mut ask: F) -> Result
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !ask().await {
+        if tokio::time::Instant::now() > limit {
+            return Err(format!("not within ten seconds: {what}").into());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Fails the test with the two values unless they are equal.
+#[macro_export]
+macro_rules! same {
+    ($left:expr, $right:expr $(, $($context:tt)+)?) => {{
+        match (&$left, &$right) {
+            (left, right) if left != right => {
+                let context = String::new() $(+ &format!($($context)+))?;
+                return Err(format!("{}:{}: {context}\n  got    {left:?}\n  wanted {right:?}", file!(), line!()).into());
+            }
+            _ => {}
+        }
+    }};
+}
+
+/// Fails the test unless the condition holds.
+#[macro_export]
+macro_rules! holds {
+    ($condition:expr $(, $($context:tt)+)?) => {{
+        if !$condition {
+            let context = String::new() $(+ &format!($($context)+))?;
+            return Err(format!("{}:{}: {} does not hold: {context}", file!(), line!(), stringify!($condition)).into());
+        }
+    }};
+}

@@ -1,0 +1,121 @@
+//! What the pure parts of the request path cost, in nanoseconds. `cargo bench -p weir-benches`.
+
+use std::fmt::Write as _;
+
+use divan::{Bencher, black_box};
+use http::{HeaderMap, HeaderValue, Method};
+use weir_config::snapshot::ListenerId;
+use weir_config::weights::Weights;
+use weir_config::{Decision, Facts, Snapshot, decide};
+
+fn main() {
+    divan::main();
+}
+
+const SIZES: [usize; 4] = [1, 10, 1_000, 10_000];
+
+/// As many routes, each with a host of its own.
+fn many_routes(count: usize) -> Snapshot {
+    let mut text = head();
+    for n in 0..count {
+        let _ = writeln!(
+            text,
+            "  - {{ name: r{n}, hosts: [service-{n}.shop.svc.cluster.local], rules: [{{ backends: [{{ cluster: c }}] }}] }}"
+        );
+    }
+    load(&text)
+}
+
+/// One route with as many rules, each with a path prefix of its own.
+fn many_rules(count: usize) -> Snapshot {
+    let mut text = head();
+    text.push_str("  - name: r\n    hosts: [\"*\"]\n    rules:\n");
+    for n in 0..count {
+        let _ = writeln!(
+            text,
+            "      - {{ match: [{{ path: {{ prefix: /api/v1/service-{n} }}, method: GET }}], backends: [{{ cluster: c }}] }}"
+        );
+    }
+    load(&text)
+}
+
+/// One route with as many rules, each for one value of a header.
+fn many_headers(count: usize) -> Snapshot {
+    let mut text = head();
+    text.push_str("  - name: r\n    hosts: [\"*\"]\n    rules:\n");
+    for n in 0..count {
+        let _ = writeln!(text, "      - {{ match: [{{ headers: {{ x-tenant: tenant-{n} }} }}], backends: [{{ cluster: c }}] }}");
+    }
+    load(&text)
+}
+
+fn head() -> String {
+    "listeners: [{ name: o, listen: 127.0.0.1:1, direction: outbound }]\nclusters: { c: { endpoints: [127.0.0.1:2] } }\nroutes:\n"
+        .to_owned()
+}
+
+fn load(text: &str) -> Snapshot {
+    match weir_config::load(text) {
+        Ok((_, snapshot)) => snapshot,
+        Err(mistakes) => unreachable!("{}", mistakes[0]),
+    }
+}
+
+fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("user-agent", "wrk"), ("accept", "*/*"), ("x-tenant", "tenant-0"), ("cookie", "a=b")] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+}
+
+/// Benches `decide` for the last route or rule of the table.
+fn lookup(bencher: Bencher<'_, '_>, snapshot: &Snapshot, host: &str, path: &str, headers: &HeaderMap) {
+    let facts = Facts { method: &Method::GET, host, path, query: None, headers };
+    assert!(matches!(decide(snapshot, ListenerId(0), &facts, 0, &mut ()), Decision::Forward { .. }));
+    bencher.bench_local(|| decide(black_box(snapshot), ListenerId(0), black_box(&facts), 7, &mut ()));
+}
+
+#[divan::bench(args = SIZES)]
+fn decide_by_host(bencher: Bencher<'_, '_>, count: usize) {
+    let host = format!("service-{}.shop.svc.cluster.local", count - 1);
+    lookup(bencher, &many_routes(count), &host, "/api/v1/items/17", &headers());
+}
+
+#[divan::bench(args = SIZES)]
+fn decide_by_path(bencher: Bencher<'_, '_>, count: usize) {
+    let path = format!("/api/v1/service-{}/items/17", count - 1);
+    lookup(bencher, &many_rules(count), "shop", &path, &headers());
+}
+
+#[divan::bench(args = SIZES)]
+fn decide_by_header(bencher: Bencher<'_, '_>, count: usize) {
+    let mut headers = headers();
+    headers.insert("x-tenant", HeaderValue::from_str(&format!("tenant-{}", count - 1)).unwrap_or(HeaderValue::from_static("")));
+    lookup(bencher, &many_headers(count), "shop", "/", &headers);
+}
+
+#[divan::bench]
+fn weighted_pick(bencher: Bencher<'_, '_>) {
+    let Some(weights) = Weights::new([95, 5]) else { return };
+    let mut random = fastrand::Rng::with_seed(1);
+    bencher.bench_local(|| black_box(&weights).pick(random.u64(..)));
+}
+
+#[divan::bench]
+fn correlation(bencher: Bencher<'_, '_>) {
+    let headers = headers();
+    let mut random = fastrand::Rng::with_seed(1);
+    bencher.bench_local(|| {
+        let mut headers = headers.clone();
+        weir::http::correlation::ensure(&mut headers, true, || weir::http::correlation::fresh_id(1, random.u128(..)))
+    });
+}
+
+#[divan::bench]
+fn http1_gate(bencher: Bencher<'_, '_>) {
+    let request =
+        b"GET /api/v1/items/17?q=1 HTTP/1.1\r\nHost: shop.svc.cluster.local\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n";
+    let mut inspector = weir::http::h1_gate::Inspector::new(65536, 200);
+    bencher.bench_local(|| inspector.inspect(black_box(request)));
+}

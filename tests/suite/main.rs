@@ -1,0 +1,21 @@
+//! The suite: one binary, so that it is linked once.
+
+#![allow(
+    clippy::large_futures,
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "tests may be generous with memory, must fail loudly, and read best in one piece"
+)]
+
+mod control;
+mod http;
+mod malformed;
+mod routing;
+
+fn main() {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let trials = [routing::trials(), malformed::trials(), http::trials(), control::trials()];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+}
