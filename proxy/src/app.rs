@@ -25,7 +25,8 @@ use crate::listen::socket;
 use crate::observe::access_log::LogWriter;
 use crate::observe::metrics::Metrics;
 use crate::settings;
-use crate::worker::{self, Message, Shared};
+use crate::state::{Message, Shared};
+use crate::worker;
 
 /// How long the names of a new configuration may take to resolve before it serves without them.
 const WARM_UP: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
 //! weir: a sidecar proxy for service meshes. The data plane, as a library for the `weir` binary, benches and fuzzers.
 //!
 //! The walk a request takes: [`app`] starts [`worker`]s; [`listen`] accepts; [`http`] speaks the protocols, and
-//! [`http::request`] is the request path; [`balance`] chooses an endpoint; [`upstream`] sends. A stage may use the stages
-//! after it, and [`error`], [`observe`], [`drain`].
+//! [`http::request`] is the request path; [`state`] is what a request may reach; [`balance`] chooses an endpoint;
+//! [`upstream`] sends. A stage may use the stages after it, and [`error`], [`observe`], [`drain`].
 
 pub mod admin;
 pub mod app;
@@ -16,5 +16,6 @@ pub mod listen;
 pub mod observe;
 pub mod respond;
 pub mod settings;
+pub mod state;
 pub mod upstream;
 pub mod worker;

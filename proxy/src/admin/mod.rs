@@ -24,7 +24,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder};
 use weir_config::snapshot::{AdminAddress, Bootstrap};
 
-use crate::worker::Shared;
+use crate::state::Shared;
 use pages::{Door, Pages};
 
 /// Reads and changes the level of weir's own log.

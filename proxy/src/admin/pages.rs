@@ -15,7 +15,7 @@ use weir_config::snapshot::{Action, Snapshot, Target};
 
 use super::LogLevel;
 use crate::observe::expose;
-use crate::worker::Shared;
+use crate::state::Shared;
 
 /// Which server a request came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

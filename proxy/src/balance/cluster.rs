@@ -14,7 +14,7 @@ use weir_config::weights::Weights;
 use super::discovery::{Discovery, Resolved};
 use crate::error::Fault;
 use crate::observe::metrics::ClusterShard;
-use crate::upstream::{h1, h2};
+use crate::upstream::endpoint::Endpoint;
 
 /// A cluster on one worker.
 pub struct ClusterState {
@@ -37,20 +37,6 @@ struct Watched {
 pub struct EndpointSet {
     list: Box<[Rc<Endpoint>]>,
     weights: Option<Weights>,
-}
-
-/// One address.
-pub struct Endpoint {
-    /// The address.
-    pub address: SocketAddr,
-    /// Requests in flight from this worker.
-    pub in_flight: Cell<u32>,
-    /// Idle HTTP/1 connections.
-    pub h1: h1::Pool,
-    /// HTTP/2 connections.
-    pub h2: h2::Pool,
-    /// The cluster's numbers.
-    pub shard: Arc<ClusterShard>,
 }
 
 impl ClusterState {
@@ -161,17 +147,5 @@ impl Drop for ClusterState {
         for endpoint in &self.endpoints.borrow().list {
             endpoint.retire();
         }
-    }
-}
-
-impl Endpoint {
-    fn new(address: SocketAddr, shard: &Arc<ClusterShard>) -> Self {
-        Self { address, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard: Arc::clone(shard) }
-    }
-
-    /// Takes no new requests: idle connections close now, busy ones when their requests are done.
-    fn retire(&self) {
-        self.h1.close();
-        self.h2.close();
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::backend::Backend;
 use crate::observe::metrics::BOUNDS_US;
-use crate::worker::Shared;
+use crate::state::Shared;
 
 /// Says what runs and what to try.
 pub(super) fn introduce(address: SocketAddr, configuration: &str) {

@@ -14,8 +14,8 @@ use super::forwarding::Caller;
 use super::h2_gate::PREFACE;
 use super::{h1, h2};
 use crate::drain::Member;
-use crate::worker::Worker;
-use crate::worker::listener::ListenerState;
+use crate::state::Worker;
+use crate::state::listener::ListenerState;
 
 /// What the requests of a connection need to know of it.
 pub struct Connection {

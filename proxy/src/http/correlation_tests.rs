@@ -22,7 +22,8 @@ fn well_formed_context_is_sent_on_in_kind() {
     let p = |flags: &str| format!("00-{TRACE}-{SPAN}-{flags}");
     let amzn_trace = "5759e988bd862e3fe1be46a994272793";
     let amzn = "Root=1-5759e988-bd862e3fe1be46a994272793";
-    let cases: Vec<(Vec<(&str, String)>, Option<&str>)> = vec![
+    type Case = (Vec<(&'static str, String)>, Option<&'static str>);
+    let cases: Vec<Case> = vec![
         (vec![("traceparent", p("00"))], Some(TRACE)),
         (vec![("traceparent", p("01"))], Some(TRACE)),
         (vec![("traceparent", p("01")), ("tracestate", "a=1,b=2".into())], Some(TRACE)),

@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::body::Source;
 use super::connection::Connection;
 use super::gate::{H1Io, H1Shared};
 use super::h1_gate::{Inspector, Place};
@@ -23,6 +22,7 @@ use super::informational::Caller;
 use super::request;
 use crate::drain::Member;
 use crate::respond;
+use crate::upstream::body::Source;
 
 /// hyper's read and write buffers.
 const MAX_BUFFER: usize = 128 << 10;

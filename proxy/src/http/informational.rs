@@ -1,27 +1,16 @@
-//! Informational responses (1xx) on their way from the upstream to the caller, and the `Expect: 100-continue` handshake.
+//! Informational responses (1xx) on the caller's wire.
 //!
-//! A proxy must forward 1xx responses (RFC 9110, section 15.2). `100 Continue` opens the caller's body: until the
-//! upstream has said it, or a second has passed, the body is not asked for, and so hyper does not tell the caller to send
-//! it. Any other 1xx is put on the caller's wire as it comes.
+//! A proxy must forward 1xx responses (RFC 9110, section 15.2). hyper's server cannot write them, so on HTTP/1 the gate
+//! does; the h2 crate can.
 
-use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
+use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
-use tokio::time::Sleep;
 
 use super::gate::H1Shared;
-
-/// How long the upstream may take to say `100 Continue` before the body is sent anyway (RFC 9110, section 10.1.1:
-/// a client must not wait for ever).
-const PATIENCE: Duration = Duration::from_secs(1);
+use crate::upstream::informational::Inform;
 
 /// The caller's side of one request, for 1xx responses.
 #[derive(Clone)]
@@ -34,9 +23,8 @@ pub enum Caller {
     Old,
 }
 
-impl Caller {
-    /// Forwards a 1xx response that is not `100 Continue`.
-    pub fn forward(&self, status: StatusCode, headers: &HeaderMap) {
+impl Inform for Caller {
+    fn inform(&self, status: StatusCode, headers: &HeaderMap) {
         // 101 is no information but a switch; it is never forwarded this way.
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return;
@@ -66,91 +54,4 @@ fn encode(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-/// Keeps a request body back until `100 Continue`.
-pub struct Hold {
-    gate: Rc<HoldGate>,
-    patience: Pin<Box<Sleep>>,
-}
-
-/// Opens a [`Hold`].
-#[derive(Default)]
-pub struct HoldGate {
-    open: Cell<bool>,
-    waiting: RefCell<Option<Waker>>,
-}
-
-impl HoldGate {
-    /// Lets the body go.
-    pub fn open(&self) {
-        self.open.set(true);
-        if let Some(waker) = self.waiting.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Hold {
-    /// A closed hold and what opens it.
-    pub fn new() -> (Self, Rc<HoldGate>) {
-        let gate = Rc::<HoldGate>::default();
-        (Self { gate: Rc::clone(&gate), patience: Box::pin(tokio::time::sleep(PATIENCE)) }, gate)
-    }
-
-    /// Ready when the body may go.
-    pub fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.gate.open.get() || self.patience.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        *self.gate.waiting.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-/// 1xx responses of one upstream HTTP/1 connection, from hyper's callback to the request that waits. The callback must
-/// be `Send`, so here is a lock; it is taken once a request, and again when a 1xx arrives.
-#[derive(Default)]
-pub struct Inbox {
-    full: AtomicBool,
-    inner: Mutex<Letters>,
-}
-
-#[derive(Default)]
-struct Letters {
-    unread: Vec<(StatusCode, HeaderMap)>,
-    reader: Option<Waker>,
-}
-
-/// More than this many unread 1xx responses are dropped.
-const MAX_UNREAD: usize = 16;
-
-impl Inbox {
-    /// Has `request` put its 1xx responses here.
-    pub fn subscribe<B>(self: &Arc<Self>, request: &mut http::Request<B>) {
-        let inbox = Arc::clone(self);
-        hyper::ext::on_informational(request, move |response| {
-            let mut inner = inbox.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.unread.len() < MAX_UNREAD {
-                inner.unread.push((response.status(), response.headers().clone()));
-            }
-            inbox.full.store(true, Ordering::Release);
-            if let Some(waker) = inner.reader.take() {
-                waker.wake();
-            }
-        });
-    }
-
-    /// Wakes this reader when a 1xx arrives.
-    pub fn wake(&self, waker: &Waker) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).reader = Some(waker.clone());
-    }
-
-    /// Takes what has arrived.
-    pub fn take(&self) -> Vec<(StatusCode, HeaderMap)> {
-        if !self.full.swap(false, Ordering::AcqRel) {
-            return Vec::new();
-        }
-        std::mem::take(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).unread)
-    }
 }

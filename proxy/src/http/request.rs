@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::{EXPECT, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::request::Parts;
@@ -18,18 +18,21 @@ use weir_config::schema::UpstreamProtocol;
 use weir_config::snapshot::{Action, Backend, Rewrite, Rule, RuleId};
 use weir_config::{Decision, Facts, NoRoute, decide};
 
-use super::body::{RequestBody, ResponseBody, Source, grpc_status};
+use super::body::{ResponseBody, grpc_status};
 use super::connection::Connection;
 use super::correlation::{self, Correlation, REQUEST_ID};
-use super::informational::{Caller, Hold};
+use super::informational::Caller;
 use super::{forwarding, hop};
 use crate::balance::cluster::ClusterState;
 use crate::error::{BadRequest, Fault};
 use crate::observe::Record;
 use crate::observe::record::LogEntry;
 use crate::respond::{self, WEIR_ERROR};
+use crate::state::Worker;
+use crate::state::listener::Current;
+use crate::upstream::body::{Meter, RequestBody, Source};
+use crate::upstream::informational::{Hold, HoldGate};
 use crate::upstream::{self, Answer, Waiting};
-use crate::worker::listener::Current;
 
 /// Serves one request.
 pub async fn handle(connection: &Rc<Connection>, request: Request<Source>, caller: Caller) -> Response<ResponseBody> {
@@ -65,7 +68,7 @@ fn tag(mut response: Response<ResponseBody>, id: HeaderValue) -> Response<Respon
 }
 
 fn correlate(connection: &Connection, headers: &mut HeaderMap) -> Correlation {
-    let found = correlation::ensure(headers, connection.caller.is_trusted(), || connection.worker.fresh_id());
+    let found = correlation::ensure(headers, connection.caller.is_trusted(), || fresh_id(&connection.worker));
     let shard = &connection.listener.shard;
     if found.replaced {
         shard.bad_ids.add(1);
@@ -74,6 +77,11 @@ fn correlate(connection: &Connection, headers: &mut HeaderMap) -> Correlation {
         shard.bad_traces.add(found.malformed.into());
     }
     found
+}
+
+fn fresh_id(worker: &Worker) -> HeaderValue {
+    let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    correlation::fresh_id(u64::try_from(millis).unwrap_or(u64::MAX), worker.draw_wide())
 }
 
 /// What to do with a request, decided.
@@ -286,7 +294,7 @@ impl Forward {
     }
 }
 
-type Held = (Hold, Rc<super::informational::HoldGate>);
+type Held = (Hold, Rc<HoldGate>);
 
 /// The request's body; kept back if the caller waits for `100 Continue`.
 fn body(source: Source, head: &Parts, from_h2: bool) -> (RequestBody, Option<Held>) {
@@ -355,7 +363,7 @@ fn incoming(
     answer: Answer,
     rule: &Rule,
     backend: &Backend,
-    meter: Option<Rc<super::body::Meter>>,
+    meter: Option<Rc<Meter>>,
     mut record: Record,
 ) -> Response<ResponseBody> {
     let (mut head, source) = answer.response.into_parts();
@@ -413,7 +421,7 @@ pub fn log_refusal(connection: &Rc<Connection>, bad: BadRequest) {
     record.head(bad.status());
     let (mut head, ()) = Request::new(()).into_parts();
     head.uri = Uri::from_static("/-");
-    let correlation = Correlation { request_id: connection.worker.fresh_id(), replaced: false, malformed: 0 };
+    let correlation = Correlation { request_id: fresh_id(&connection.worker), replaced: false, malformed: 0 };
     record.log = log_entry(connection, &current, &head, &correlation);
     if let Some(log) = &mut record.log {
         "-".clone_into(&mut log.path);

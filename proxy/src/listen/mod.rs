@@ -16,8 +16,8 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::http::connection::{self, Connection};
 use crate::http::forwarding::Caller;
-use crate::worker::listener::ListenerState;
-use crate::worker::{Message, Worker};
+use crate::state::listener::ListenerState;
+use crate::state::{Message, Worker};
 
 /// Accepts until the listener is stopped.
 pub async fn accept(worker: Rc<Worker>, state: Rc<ListenerState>, socket: TcpListener) {

@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use super::metrics::{BOUNDS_US, Cell, ClusterShard, Histogram, ListenerShard, Metrics, RuleKey, RuleShard};
 use crate::error::Flag;
-use crate::worker::Shared;
+use crate::state::Shared;
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

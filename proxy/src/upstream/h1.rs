@@ -15,10 +15,10 @@ use hyper_util::rt::TokioIo;
 use weir_config::snapshot::Cluster;
 
 use super::Waiting;
-use crate::balance::cluster::Endpoint;
+use super::body::{RequestBody, Source};
+use super::endpoint::Endpoint;
+use super::informational::Inbox;
 use crate::error::Fault;
-use crate::http::body::{RequestBody, Source};
-use crate::http::informational::Inbox;
 
 /// The largest head of a response, as for requests by default.
 const MAX_RESPONSE_HEAD: usize = 64 << 10;

@@ -16,10 +16,10 @@ use tokio::sync::Notify;
 use weir_config::snapshot::Cluster;
 
 use super::Waiting;
-use crate::balance::cluster::Endpoint;
+use super::body::{RequestBody, Source};
+use super::endpoint::Endpoint;
+use super::pump::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, pump};
 use crate::error::Fault;
-use crate::http::body::{RequestBody, Source};
-use crate::http::h2::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, pump};
 
 /// The connections to one endpoint.
 #[derive(Default)]

@@ -4,8 +4,12 @@
 //! elsewhere. A connection that proves closed before anything of the request was written is replaced without a word:
 //! nothing was sent, so nothing can happen twice.
 
+pub mod body;
+pub mod endpoint;
 pub mod h1;
 pub mod h2;
+pub mod informational;
+pub mod pump;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,10 +19,10 @@ use http::{Request, Response};
 use tokio::net::TcpStream;
 use weir_config::snapshot::Cluster;
 
-use crate::balance::cluster::Endpoint;
 use crate::error::Fault;
-use crate::http::body::{RequestBody, Source};
-use crate::http::informational::{Caller, HoldGate};
+use body::{RequestBody, Source};
+use endpoint::Endpoint;
+use informational::{HoldGate, Inform};
 
 /// What an exchange holds on to until its response is complete. Dropped without [`Lease::finished`], an HTTP/1
 /// connection is not used again.
@@ -69,7 +73,7 @@ pub struct Answer {
 /// Who waits for informational responses.
 pub struct Waiting<'c> {
     /// The caller, who gets them.
-    pub caller: &'c Caller,
+    pub caller: &'c dyn Inform,
     /// What `100 Continue` opens.
     pub hold: Option<Rc<HoldGate>>,
     /// Whether the caller asked for `100 Continue` and must be told by us (HTTP/2; on HTTP/1 hyper tells it).
@@ -79,13 +83,13 @@ pub struct Waiting<'c> {
 impl Waiting<'_> {
     fn arrived(&self, status: http::StatusCode, headers: &http::HeaderMap) {
         if status != http::StatusCode::CONTINUE {
-            self.caller.forward(status, headers);
+            self.caller.inform(status, headers);
             return;
         }
         if let Some(hold) = &self.hold {
             hold.open();
             if self.tell_continue {
-                self.caller.forward(status, headers);
+                self.caller.inform(status, headers);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! One worker: a thread with its own runtime, listeners, connection pools, random source and cached snapshot.
+//! What a request may reach: the state of its worker, and what all threads share.
 //!
 //! What a worker owns is `Rc` and `Cell`, so the compiler keeps it on its thread. What crosses threads is an `Arc`, and
 //! stands here, in [`Shared`]: the published snapshot, discovered addresses, metrics shards, the access log, mailboxes and
@@ -13,17 +13,14 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use http::HeaderValue;
 use tokio::sync::mpsc;
 use weir_control::{Status, Store};
 
 use crate::balance::cluster::ClusterState;
 use crate::balance::discovery::Discovery;
-use crate::http::correlation::fresh_id;
-use crate::listen;
 use crate::observe::access_log::{LogHandle, LogWriter};
 use crate::observe::metrics::Metrics;
 use listener::ListenerState;
@@ -92,7 +89,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn new(id: usize, shared: Arc<Shared>) -> Rc<Self> {
+    /// The state of worker `id`.
+    pub fn new(id: usize, shared: Arc<Shared>) -> Rc<Self> {
         let published = shared.store.load();
         let worker = Rc::new(Self {
             id,
@@ -113,10 +111,9 @@ impl Worker {
         self.random.borrow_mut().u64(..)
     }
 
-    /// A fresh correlation ID.
-    pub fn fresh_id(&self) -> HeaderValue {
-        let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        fresh_id(u64::try_from(millis).unwrap_or(u64::MAX), self.random.borrow_mut().u128(..))
+    /// 128 uniform random bits.
+    pub fn draw_wide(&self) -> u128 {
+        self.random.borrow_mut().u128(..)
     }
 
     /// Follows the published snapshot if it moved: one atomic load when it did not.
@@ -172,97 +169,50 @@ impl Worker {
         state
     }
 
-    fn listener(&self, name: &str) -> Option<Rc<ListenerState>> {
+    /// A listener by name.
+    pub fn listener(&self, name: &str) -> Option<Rc<ListenerState>> {
         self.listeners.borrow().get(name).cloned()
     }
 
-    fn listen(self: &Rc<Self>, name: Box<str>, socket: std::net::TcpListener) {
-        let prepared = Rc::clone(&self.prepared.borrow());
-        let Some(id) = prepared.snapshot().listener_named(&name) else { return };
-        let state = ListenerState::new(name.clone(), self, prepared, id);
-        self.listeners.borrow_mut().insert(name.clone(), Rc::clone(&state));
-        match tokio::net::TcpListener::from_std(socket) {
-            Ok(socket) => {
-                tokio::task::spawn_local(listen::accept(Rc::clone(self), state, socket));
-            }
-            Err(error) => tracing::error!(listener = %name, %error, "the listener cannot be served"),
-        }
-    }
-
-    /// Stops accepting on a listener and lets its connections finish.
-    fn unlisten(&self, name: &str) -> Option<Rc<ListenerState>> {
-        let state = self.listeners.borrow_mut().remove(name)?;
-        state.stop();
-        Some(state)
-    }
-
     /// Closes what has been idle too long, and follows the snapshot where no request does.
-    fn tick(&self) {
+    pub fn tick(&self) {
         self.refresh();
         let now = Instant::now();
         for cluster in self.clusters.borrow().values() {
             cluster.sweep(now);
         }
     }
-}
 
-/// Runs a worker on this thread until it has drained.
-pub fn run(id: usize, shared: Arc<Shared>, mailbox: mpsc::Receiver<Message>) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
-    runtime.block_on(serve(id, shared, mailbox));
-    Ok(())
-}
+    /// Makes the state of a new listener. `None` if the snapshot has moved on and does not know it.
+    pub fn add_listener(&self, name: &str) -> Option<Rc<ListenerState>> {
+        let prepared = Rc::clone(&self.prepared.borrow());
+        let id = prepared.snapshot().listener_named(name)?;
+        let state = ListenerState::new(name.into(), self, prepared, id);
+        self.listeners.borrow_mut().insert(name.into(), Rc::clone(&state));
+        Some(state)
+    }
 
-async fn serve(id: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Message>) {
-    let worker = Worker::new(id, shared);
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let message = tokio::select! {
-            message = mailbox.recv() => message,
-            _ = tick.tick() => {
-                worker.tick();
-                continue;
-            }
-        };
-        match message {
-            Some(Message::Adopt { add, remove }) => {
-                worker.refresh();
-                for name in remove {
-                    if let Some(state) = worker.unlisten(&name) {
-                        let deadline = worker.prepared.borrow().snapshot().drain_deadline;
-                        tokio::task::spawn_local(async move { state.drain(deadline).await });
-                    }
-                }
-                for (name, socket) in add {
-                    worker.listen(name, socket);
-                }
-            }
-            Some(Message::Connection(name, stream)) => match worker.listener(&name) {
-                Some(state) => listen::adopt(&worker, &state, stream),
-                None => drop(stream),
-            },
-            Some(Message::Drain(deadline)) => {
-                drain(&worker, deadline).await;
-                return;
-            }
-            None => return,
+    /// Takes a listener out; it stops accepting.
+    pub fn remove_listener(&self, name: &str) -> Option<Rc<ListenerState>> {
+        let state = self.listeners.borrow_mut().remove(name)?;
+        state.stop();
+        Some(state)
+    }
+
+    /// The names of all listeners.
+    pub fn listener_names(&self) -> Vec<Box<str>> {
+        self.listeners.borrow().keys().cloned().collect()
+    }
+
+    /// How long what is in flight may take when something drains.
+    pub fn drain_deadline(&self) -> Duration {
+        self.prepared.borrow().snapshot().drain_deadline
+    }
+
+    /// Hands over what the access log still holds.
+    pub fn close_log(&self) {
+        if let Some(log) = &*self.log.borrow() {
+            log.close();
         }
-    }
-}
-
-/// Stops accepting everywhere and waits for what is in flight.
-async fn drain(worker: &Rc<Worker>, deadline: Duration) {
-    let names: Vec<Box<str>> = worker.listeners.borrow().keys().cloned().collect();
-    let states: Vec<_> = names.iter().filter_map(|name| worker.unlisten(name)).collect();
-    let tasks: Vec<_> =
-        states.into_iter().map(|state| tokio::task::spawn_local(async move { state.drain(deadline).await })).collect();
-    for task in tasks {
-        let _ = task.await;
-    }
-    // Aborted connections need a turn to see it and say so in the log.
-    tokio::task::yield_now().await;
-    if let Some(log) = &*worker.log.borrow() {
-        log.close();
     }
 }

@@ -1,0 +1,35 @@
+//! One address, and what must outlive a snapshot: its connections and its load.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{h1, h2};
+use crate::observe::metrics::ClusterShard;
+
+/// One address.
+pub struct Endpoint {
+    /// The address.
+    pub address: SocketAddr,
+    /// Requests in flight from this worker.
+    pub in_flight: Cell<u32>,
+    /// Idle HTTP/1 connections.
+    pub h1: h1::Pool,
+    /// HTTP/2 connections.
+    pub h2: h2::Pool,
+    /// The cluster's numbers.
+    pub shard: Arc<ClusterShard>,
+}
+
+impl Endpoint {
+    /// An address nobody has called yet.
+    pub fn new(address: SocketAddr, shard: &Arc<ClusterShard>) -> Self {
+        Self { address, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard: Arc::clone(shard) }
+    }
+
+    /// Takes no new requests: idle connections close now, busy ones when their requests are done.
+    pub fn retire(&self) {
+        self.h1.close();
+        self.h2.close();
+    }
+}
