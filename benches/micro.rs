@@ -108,7 +108,7 @@ fn correlation(bencher: Bencher<'_, '_>) {
     let mut random = fastrand::Rng::with_seed(1);
     bencher.bench_local(|| {
         let mut headers = headers.clone();
-        weir::http::correlation::ensure(&mut headers, true, || weir::http::correlation::fresh_id(1, random.u128(..)))
+        weir::http::correlation::ensure(&mut headers, false, true, || weir::http::correlation::fresh_id(1, random.u128(..)))
     });
 }
 

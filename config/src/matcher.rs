@@ -193,11 +193,13 @@ impl ValueKind {
     }
 }
 
-/// Whether the request is gRPC: content type `application/grpc`, alone or followed by `+` or `;`.
+/// Whether the request is gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(http::header::CONTENT_TYPE) else {
-        return false;
-    };
+    headers.get(http::header::CONTENT_TYPE).is_some_and(is_grpc_type)
+}
+
+/// Whether a content type is gRPC's: `application/grpc`, alone or followed by `+` or `;`.
+pub fn is_grpc_type(value: &http::HeaderValue) -> bool {
     let value = value.as_bytes();
     value.len() >= 16
         && value[..16].eq_ignore_ascii_case(b"application/grpc")

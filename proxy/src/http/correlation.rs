@@ -24,6 +24,20 @@ static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 static B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 static AMZN: HeaderName = HeaderName::from_static("x-amzn-trace-id");
 
+/// Every header of a trace context.
+pub const TRACE_HEADERS: [&str; 10] = [
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+    "x-amzn-trace-id",
+];
+
 /// The longest id that is kept.
 const MAX_ID: usize = 128;
 /// The longest `tracestate` and `baggage` that are sent on.
@@ -40,8 +54,8 @@ pub struct Correlation {
     pub malformed: u8,
 }
 
-/// Gives the request its id and checks its trace context. `fresh` makes an id.
-pub fn ensure(headers: &mut HeaderMap, trusted: bool, fresh: impl FnOnce() -> HeaderValue) -> Correlation {
+/// Gives the request its id and checks its trace context, if it has one. `fresh` makes an id.
+pub fn ensure(headers: &mut HeaderMap, traced: bool, trusted: bool, fresh: impl FnOnce() -> HeaderValue) -> Correlation {
     let given = if trusted { headers.get(&REQUEST_ID) } else { None };
     let kept = given.filter(|id| is_id(id.as_bytes())).cloned();
     let replaced = given.is_some() && kept.is_none();
@@ -58,11 +72,13 @@ pub fn ensure(headers: &mut HeaderMap, trusted: bool, fresh: impl FnOnce() -> He
             id
         }
     };
-    let malformed = if trusted {
-        check_trace(headers)
-    } else {
-        forget_trace(headers);
-        0
+    let malformed = match (traced, trusted) {
+        (false, _) => 0,
+        (true, true) => check_trace(headers),
+        (true, false) => {
+            forget_trace(headers);
+            0
+        }
     };
     Correlation { request_id, replaced, malformed }
 }
@@ -99,7 +115,7 @@ pub fn trace_id(headers: &HeaderMap) -> Option<Box<str>> {
 }
 
 fn forget_trace(headers: &mut HeaderMap) {
-    for name in [&TRACEPARENT, &TRACESTATE, &BAGGAGE, &B3, &B3_TRACE, &B3_SPAN, &B3_PARENT, &B3_SAMPLED, &B3_FLAGS, &AMZN] {
+    for name in TRACE_HEADERS {
         headers.remove(name);
     }
 }

@@ -8,7 +8,7 @@ fn run(incoming: &[(&str, &str)], trusted: bool) -> (Vec<(String, String)>, Corr
     for (name, value) in incoming {
         headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
-    let found = ensure(&mut headers, trusted, || HeaderValue::from_static("fresh"));
+    let found = ensure(&mut headers, true, trusted, || HeaderValue::from_static("fresh"));
     let trace = trace_id(&headers);
     let text = |v: &HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
     let mut all: Vec<_> = headers.iter().map(|(n, v)| (n.to_string(), text(v))).collect();

@@ -24,12 +24,10 @@ fn is_protected(name: &str) -> bool {
 pub fn remove(headers: &mut HeaderMap) {
     if let Some(connection) = headers.remove(CONNECTION) {
         remove_named(headers, &connection);
-        headers.remove(&KEEP_ALIVE);
-        headers.remove(UPGRADE);
-        headers.remove(&HTTP2_SETTINGS);
-    } else if headers.contains_key(UPGRADE) {
-        headers.remove(UPGRADE);
     }
+    headers.remove(UPGRADE);
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&HTTP2_SETTINGS);
     headers.remove(TRANSFER_ENCODING);
     headers.remove(&PROXY_CONNECTION);
     if let Some(te) = headers.get(TE)

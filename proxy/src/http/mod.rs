@@ -16,3 +16,4 @@ pub mod h2_gate;
 pub mod hop;
 pub mod informational;
 pub mod request;
+pub mod seen;

@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
 use weir_config::path::{normalise, normalise_host};
-use weir_config::schema::UpstreamProtocol;
+use weir_config::schema::{ForwardingHeaders, UpstreamProtocol};
 use weir_config::snapshot::{Action, Backend, Rewrite, Rule, RuleId};
 use weir_config::{Decision, Facts, NoRoute, decide};
 
@@ -22,6 +22,7 @@ use super::body::{ResponseBody, grpc_status};
 use super::connection::Connection;
 use super::correlation::{self, Correlation, REQUEST_ID};
 use super::informational::Caller;
+use super::seen::Seen;
 use super::{forwarding, hop};
 use crate::balance::cluster::ClusterState;
 use crate::error::{BadRequest, Fault};
@@ -39,11 +40,12 @@ pub async fn handle(connection: &Rc<Connection>, request: Request<Source>, calle
     let mut record = Record::start(Instant::now());
     let current = connection.listener.current(&connection.worker);
     let (mut head, source) = request.into_parts();
-    record.grpc = weir_config::matcher::is_grpc(&head.headers);
-    let correlation = correlate(connection, &mut head.headers);
+    let seen = Seen::of(&head.headers);
+    record.grpc = seen.grpc();
+    let correlation = correlate(connection, &mut head.headers, seen);
     record.log = log_entry(connection, &current, &head, &correlation);
 
-    let response = match plan(connection, &current, &mut head, &mut record) {
+    let response = match plan(connection, &current, &head, seen, &mut record) {
         Ok(Plan::Forward(forward)) => forward.run(connection, &current, head, source, caller, record).await,
         Ok(Plan::Respond(rule)) => match &rule_of(&current, rule).action {
             Action::Respond(answer) => respond::direct(answer, rule_of(&current, rule), record),
@@ -67,8 +69,8 @@ fn tag(mut response: Response<ResponseBody>, id: HeaderValue) -> Response<Respon
     response
 }
 
-fn correlate(connection: &Connection, headers: &mut HeaderMap) -> Correlation {
-    let found = correlation::ensure(headers, connection.caller.is_trusted(), || fresh_id(&connection.worker));
+fn correlate(connection: &Connection, headers: &mut HeaderMap, seen: Seen) -> Correlation {
+    let found = correlation::ensure(headers, seen.trace(), connection.caller.is_trusted(), || fresh_id(&connection.worker));
     let shard = &connection.listener.shard;
     if found.replaced {
         shard.bad_ids.add(1);
@@ -98,60 +100,57 @@ struct Forward {
     cluster: Rc<ClusterState>,
     /// The path and query to send, if the rule rewrites it.
     target: Option<PathAndQuery>,
+    seen: Seen,
 }
 
 /// Decides. Nothing here waits, and nothing has happened yet when it returns.
-fn plan(connection: &Connection, current: &Current, head: &mut Parts, record: &mut Record) -> Result<Plan, Fault> {
-    let series =
-        |record: &mut Record, rule, backend| record.belongs_to(&current.prepared.series(&connection.worker, rule, backend));
-    let decided = check(connection, current, head).and_then(|authority| decide_route(connection, current, head, &authority));
-    let (decision, path) = match decided {
-        Ok(decided) => decided,
+fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, record: &mut Record) -> Result<Plan, Fault> {
+    let decided = check(connection, current, head, seen).and_then(|()| decide_route(connection, current, head));
+    let (rule, backend) = match decided {
+        Ok(Decision::Forward { rule, backend }) => (rule, backend),
+        Ok(Decision::Respond(rule) | Decision::Redirect(rule)) => (rule, 0),
+        Ok(Decision::None(why)) => {
+            record.belongs_to(&current.prepared.unmatched(&connection.worker));
+            return Err(no_route(why, current, record));
+        }
         Err(fault) => {
             record.belongs_to(&current.prepared.unmatched(&connection.worker));
             return Err(fault);
         }
     };
-    match decision {
-        Decision::Forward { rule, backend } => {
-            series(record, rule, backend);
-            let Action::Forward(split) = &rule_of(current, rule).action else { return Err(Fault::NoRule) };
+    record.belongs_to(&current.prepared.series(&connection.worker, rule, backend));
+    if let Some(log) = &mut record.log {
+        name_rule(log, current, rule);
+    }
+    let found = rule_of(current, rule);
+    match &found.action {
+        Action::Respond(_) => Ok(Plan::Respond(rule)),
+        Action::Redirect(redirect) => {
+            let location = redirect.location("http", authority(head)?, &path(head)?, head.uri.query());
+            Ok(Plan::Redirect(rule, location))
+        }
+        Action::Forward(split) => {
             let cluster = current.prepared.cluster(&connection.worker, split.backends[backend].cluster);
             if let Some(log) = &mut record.log {
                 log.cluster = cluster.config().name.clone();
-                name_rule(log, current, rule);
             }
-            let rewrite = rule_of(current, rule).rewrite.as_ref();
-            let target = rewrite.and_then(|rewrite| rewritten(rewrite, &path, head.uri.query()));
-            Ok(Plan::Forward(Forward { rule, backend, cluster, target }))
+            let target = match &found.rewrite {
+                Some(rewrite) => rewritten(rewrite, &path(head)?, head.uri.query()),
+                None => None,
+            };
+            Ok(Plan::Forward(Forward { rule, backend, cluster, target, seen }))
         }
-        Decision::Respond(rule) => {
-            series(record, rule, 0);
+    }
+}
+
+fn no_route(why: NoRoute, current: &Current, record: &mut Record) -> Fault {
+    match why {
+        NoRoute::Host => Fault::NoRoute,
+        NoRoute::Rule(route) => {
             if let Some(log) = &mut record.log {
-                name_rule(log, current, rule);
+                log.route = current.prepared.snapshot().route(route).name.clone();
             }
-            Ok(Plan::Respond(rule))
-        }
-        Decision::Redirect(rule) => {
-            series(record, rule, 0);
-            if let Some(log) = &mut record.log {
-                name_rule(log, current, rule);
-            }
-            let Action::Redirect(redirect) = &rule_of(current, rule).action else { return Err(Fault::NoRule) };
-            let authority = authority(head)?;
-            Ok(Plan::Redirect(rule, redirect.location("http", &authority, &path, head.uri.query())))
-        }
-        Decision::None(why) => {
-            record.belongs_to(&current.prepared.unmatched(&connection.worker));
-            Err(match why {
-                NoRoute::Host => Fault::NoRoute,
-                NoRoute::Rule(route) => {
-                    if let Some(log) = &mut record.log {
-                        log.route = current.prepared.snapshot().route(route).name.clone();
-                    }
-                    Fault::NoRule
-                }
-            })
+            Fault::NoRule
         }
     }
 }
@@ -163,20 +162,21 @@ fn name_rule(log: &mut LogEntry, current: &Current, rule: RuleId) {
     log.route = snapshot.route(rule.route).name.clone();
 }
 
-/// Refuses what is malformed whatever the route, and gives the authority.
-fn check(connection: &Connection, current: &Current, head: &Parts) -> Result<String, Fault> {
+/// Refuses what is malformed whatever the route.
+fn check(connection: &Connection, current: &Current, head: &Parts, seen: Seen) -> Result<(), Fault> {
     if head.method == Method::CONNECT {
         return Err(Fault::ConnectRefused);
     }
     if head.version == Version::HTTP_2 {
         check_h2(connection, current, head)?;
     }
-    if let Some(expect) = head.headers.get(EXPECT)
+    if seen.expect()
+        && let Some(expect) = head.headers.get(EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
         return Err(Fault::BadExpectation);
     }
-    authority(head).map(Cow::into_owned)
+    Ok(())
 }
 
 /// What the HTTP/1 gate checks before there is a request, HTTP/2 requests are checked for here.
@@ -203,30 +203,33 @@ fn differs(headers: &HeaderMap, authority: &Authority) -> bool {
 }
 
 /// The host that the caller asked for, with its port, as the caller wrote it. Empty for HTTP/1.0 without one.
-fn authority(head: &Parts) -> Result<Cow<'_, str>, Fault> {
+fn authority(head: &Parts) -> Result<&str, Fault> {
     if let Some(authority) = head.uri.authority() {
-        return Ok(Cow::Borrowed(authority.as_str()));
+        return Ok(authority.as_str());
     }
     match head.headers.get(HOST).map(HeaderValue::to_str) {
-        Some(Ok(host)) => Ok(Cow::Borrowed(host)),
+        Some(Ok(host)) => Ok(host),
         Some(Err(_)) => Err(Fault::BadRequest(BadRequest::Host)),
         None if head.version == Version::HTTP_2 => Err(Fault::BadRequest(BadRequest::Pseudo)),
-        None => Ok(Cow::Borrowed("")),
+        None => Ok(""),
     }
 }
 
-/// The route's decision, and the normalised path it was made on.
-fn decide_route(connection: &Connection, current: &Current, head: &Parts, authority: &str) -> Result<(Decision, String), Fault> {
-    let path = normalise(head.uri.path()).map_err(|_| Fault::BadRequest(BadRequest::EncodedNul))?;
+/// The normalised path.
+fn path(head: &Parts) -> Result<Cow<'_, str>, Fault> {
+    normalise(head.uri.path()).map_err(|_| Fault::BadRequest(BadRequest::EncodedNul))
+}
+
+/// The route's decision.
+fn decide_route(connection: &Connection, current: &Current, head: &Parts) -> Result<Decision, Fault> {
     let facts = Facts {
         method: &head.method,
-        host: &normalise_host(authority),
-        path: &path,
+        host: &normalise_host(authority(head)?),
+        path: &path(head)?,
         query: head.uri.query(),
         headers: &head.headers,
     };
-    let decision = decide(current.prepared.snapshot(), current.id, &facts, connection.worker.draw(), &mut ());
-    Ok((decision, path.into_owned()))
+    Ok(decide(current.prepared.snapshot(), current.id, &facts, connection.worker.draw(), &mut ()))
 }
 
 /// The target after the rewrite. A result that is no valid target leaves the request as it was.
@@ -260,13 +263,13 @@ impl Forward {
             UpstreamProtocol::Auto => head.version == Version::HTTP_2,
         };
         let from_h2 = head.version == Version::HTTP_2;
-        let (mut body, hold) = body(source, &head, from_h2);
+        let (mut body, hold) = body(source, &head, self.seen, from_h2);
         let meter = body.meter();
         let held = hold.map(|(hold, gate)| {
             body.hold(hold);
             gate
         });
-        prepare_head(connection, current, rule, backend, &mut head, self.target);
+        prepare_head(connection, current, &self, &mut head);
         let request = match outgoing(head, http2, from_h2) {
             Ok(head) => Request::from_parts(head, body),
             Err(fault) => return respond::fault(fault, record),
@@ -297,40 +300,38 @@ impl Forward {
 type Held = (Hold, Rc<HoldGate>);
 
 /// The request's body; kept back if the caller waits for `100 Continue`.
-fn body(source: Source, head: &Parts, from_h2: bool) -> (RequestBody, Option<Held>) {
+fn body(source: Source, head: &Parts, seen: Seen, from_h2: bool) -> (RequestBody, Option<Held>) {
     let body = RequestBody::new(source);
-    let expects = head.headers.contains_key(EXPECT) && body.meter().is_some();
+    let expects = seen.expect() && body.meter().is_some();
     let knows = from_h2 || head.version == Version::HTTP_11;
     (body, (expects && knows).then(Hold::new))
 }
 
 /// Makes the head what the rule, the backend and the protocol's rules want it to be.
-fn prepare_head(
-    connection: &Connection,
-    current: &Current,
-    rule: &Rule,
-    backend: &Backend,
-    head: &mut Parts,
-    target: Option<PathAndQuery>,
-) {
-    let listener = current.prepared.snapshot().listener(current.id);
-    let host = forwarding::host(&head.headers, head.uri.authority());
-    hop::remove(&mut head.headers);
-    forwarding::apply(&mut head.headers, listener.forwarding, &connection.caller, host.as_ref());
-    if let Some(host) = host {
-        // In HTTP/1 the absolute form overrides `Host` (RFC 9112, section 3.2.2); in HTTP/2 there may be none yet.
-        if head.uri.authority().is_some() {
-            head.headers.insert(HOST, host);
-        }
+fn prepare_head(connection: &Connection, current: &Current, forward: &Forward, head: &mut Parts) {
+    let rule = rule_of(current, forward.rule);
+    if forward.seen.hop() {
+        hop::remove(&mut head.headers);
+    }
+    let forwarding = current.prepared.snapshot().listener(current.id).forwarding;
+    if forwarding != ForwardingHeaders::None || !connection.caller.is_trusted() {
+        let host = forwarding::host(&head.headers, head.uri.authority());
+        forwarding::apply(&mut head.headers, forwarding, &connection.caller, host.as_ref());
+    }
+    // In HTTP/1 the absolute form overrides `Host` (RFC 9112, section 3.2.2); in HTTP/2 there may be none yet.
+    if let Some(Ok(host)) = head.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str())) {
+        head.headers.insert(HOST, host);
     }
     if let Some((host, _)) = rule.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_ref()) {
         head.headers.insert(HOST, host.clone());
     }
-    if let Some(target) = target {
-        head.uri = Uri::from(target);
+    if let Some(target) = &forward.target {
+        head.uri = Uri::from(target.clone());
     }
     rule.request_headers.apply(&mut head.headers);
-    backend.request_headers.apply(&mut head.headers);
+    if let Action::Forward(split) = &rule.action {
+        split.backends[forward.backend].request_headers.apply(&mut head.headers);
+    }
 }
 
 /// The head in the form that the upstream's protocol wants: origin form and `Host` in HTTP/1, pseudo-headers in HTTP/2.
@@ -371,7 +372,9 @@ fn incoming(
     if record.grpc {
         record.grpc_status = grpc_status(&head.headers);
     }
-    hop::remove(&mut head.headers);
+    if Seen::of(&head.headers).hop() {
+        hop::remove(&mut head.headers);
+    }
     // Only weir says this; what an app says would be taken for weir's word.
     head.headers.remove(&WEIR_ERROR);
     rule.response_headers.apply(&mut head.headers);
@@ -395,7 +398,7 @@ fn log_entry(connection: &Connection, current: &Current, head: &Parts, correlati
         generation: current.prepared.generation(),
         method: head.method.clone(),
         path: target.to_owned(),
-        authority: authority(head).map(Cow::into_owned).unwrap_or_default(),
+        authority: authority(head).unwrap_or_default().to_owned(),
         version: head.version,
         peer: connection.peer,
         local: connection.local,

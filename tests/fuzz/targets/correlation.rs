@@ -25,7 +25,7 @@ fuzz_target!(|input: (bool, Vec<(u8, Vec<u8>)>)| {
             headers.append(HeaderName::from_static(NAMES[usize::from(name) % NAMES.len()]), value);
         }
     }
-    let found = ensure(&mut headers, trusted, || HeaderValue::from_static("fresh"));
+    let found = ensure(&mut headers, true, trusted, || HeaderValue::from_static("fresh"));
     assert_eq!(headers.get_all("x-request-id").iter().count(), 1);
     assert_eq!(headers["x-request-id"], found.request_id);
     let trace = trace_id(&headers);
