@@ -10,10 +10,18 @@
     reason = "tests may be generous with memory, must fail loudly, and read best in one piece"
 )]
 
+pub mod dns;
+pub mod frames;
+pub mod load;
 pub mod origin;
 pub mod peers;
+pub mod quick;
 pub mod raw;
+pub mod script;
+pub mod two;
 pub mod weir;
+pub mod wire;
+pub mod witness;
 
 pub use libtest_mimic::{Failed, Trial};
 pub use origin::{Origin, Recorder};

@@ -1,7 +1,34 @@
 //! HTTP semantics, through weir, with real peers.
 
+mod access_log;
+mod correlation;
+mod errors;
+mod grpc;
+mod hops;
+mod interim;
+mod load;
+mod old;
+mod streaming;
+mod trailers;
+mod versions;
+
 use weir_tests::Trial;
 
 pub fn trials() -> Vec<Trial> {
-    vec![]
+    [
+        versions::trials(),
+        hops::trials(),
+        old::trials(),
+        interim::trials(),
+        trailers::trials(),
+        streaming::trials(),
+        errors::trials(),
+        correlation::trials(),
+        grpc::trials(),
+        load::trials(),
+        access_log::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

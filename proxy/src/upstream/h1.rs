@@ -22,8 +22,6 @@ use crate::error::Fault;
 
 /// The largest head of a response, as for requests by default.
 const MAX_RESPONSE_HEAD: usize = 64 << 10;
-/// The most fields of a response's head.
-const MAX_RESPONSE_FIELDS: usize = 200;
 /// hyper's read buffer; twice a usual socket read halves the cost of large bodies, more does not help.
 const MAX_BUFFER: usize = 128 << 10;
 /// The most idle connections that are kept to one endpoint by one worker.
@@ -114,11 +112,12 @@ pub(super) async fn exchange(
 async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Idle, Fault> {
     let opened = super::connect(endpoint.address, cluster.connect_timeout).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
+    // No `max_headers`: up to its own 100 fields hyper parses on the stack, above it two buffers are made for each
+    // response. 100 is Envoy's limit too.
     let handshake = Builder::new()
         .preserve_header_case(true)
         .max_buf_size(MAX_BUFFER)
         .max_header_size(MAX_RESPONSE_HEAD)
-        .max_headers(MAX_RESPONSE_FIELDS)
         .handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| fault(&error))?;
     endpoint.shard.opened[0].add(1);
