@@ -2,11 +2,11 @@
 //!
 //! Data flows one way: text -> [`yaml`] (a tree with positions) -> [`structure`] (every structural mistake, found by
 //! walking the JSON Schema generated from the types) -> [`schema`] (typed) -> [`compile`] (every semantic mistake, and
-//! the compiled [`Snapshot`]) -> [`decide`].
+//! the compiled [`Snapshot`]) -> [`decide()`].
 //!
 //! The crate is pure: no clock, sockets, files or threads. Whoever loads a file reads it first and passes the text.
 //!
-//! What breaks if this is changed carelessly: [`decide`] has several callers (serving, `explain`, replays, property
+//! What breaks if this is changed carelessly: [`decide()`] has several callers (serving, `explain`, replays, property
 //! tests) which must agree, so a rule of matching belongs here and nowhere else.
 
 pub mod access_log;

@@ -234,6 +234,26 @@ impl Fault {
         }
     }
 
+    /// Whether an HTTP/1 connection is closed after the answer: where the next request would begin is not certain, or
+    /// the caller is not to be trusted with another one.
+    pub fn closes_connection(self) -> bool {
+        match self {
+            Self::BadBody | Self::BadRequest(_) | Self::DownstreamGone => true,
+            Self::NoRoute
+            | Self::NoRule
+            | Self::NoEndpoint
+            | Self::DnsFailure
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamClosed
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::ConnectRefused
+            | Self::BadExpectation
+            | Self::Overload => false,
+        }
+    }
+
     /// Envoy's flag.
     pub fn flag(self) -> Flag {
         match self {

@@ -57,6 +57,11 @@ impl ResponseBody {
         self
     }
 
+    /// Why the request failed, if it did.
+    pub fn fault(&self) -> Option<Fault> {
+        self.record.fault
+    }
+
     /// Marks the record as failed, for example because the response could not be sent.
     pub fn fail(&mut self, fault: Fault) {
         self.record.fault.get_or_insert(fault);

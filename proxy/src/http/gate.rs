@@ -23,6 +23,10 @@ pub struct H1Io {
     inspector: Inspector,
     /// Bytes that were read while the protocol was detected.
     prefix: Bytes,
+    /// The part of an incomplete head that has arrived; hyper must not judge it first.
+    held: Vec<u8>,
+    /// Judged, but not taken by hyper yet.
+    passed: Bytes,
 }
 
 /// What the connection's task and its requests share.
@@ -153,23 +157,63 @@ impl Drop for InFlight {
 impl H1Io {
     /// Reads `prefix` first, then the socket.
     pub fn new(shared: Rc<H1Shared>, inspector: Inspector, prefix: Bytes) -> Self {
-        Self { shared, inspector, prefix }
+        Self { shared, inspector, prefix, held: Vec::new(), passed: Bytes::new() }
     }
 
-    /// Lets the gate look at what was read after `before`; cuts off what it refuses.
+    /// Lets the gate look at what was read after `before`; cuts off what it refuses, and holds back a head until all of
+    /// it is there.
     fn inspect(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
-        if let Err((passes, why, place)) = self.inspector.inspect(&buf.filled()[before..]) {
+        let fresh = &buf.filled()[before..];
+        let passes = match self.inspector.inspect(fresh) {
+            Ok(()) => (self.held.len() + fresh.len()).saturating_sub(self.inspector.pending()),
+            Err((0, why, place)) => {
+                self.shared.refusal.set(Some((why, place)));
+                self.held.clear();
+                0
+            }
+            Err((passes, why, place)) => {
+                self.shared.refusal.set(Some((why, place)));
+                self.held.len() + passes
+            }
+        };
+        if self.held.is_empty() {
+            if self.shared.refusal.get().is_none() {
+                self.held.extend_from_slice(&fresh[passes..]);
+            }
             buf.set_filled(before + passes);
-            self.shared.refusal.set(Some((why, place)));
+        } else {
+            self.held.extend_from_slice(fresh);
+            buf.set_filled(before);
+            if passes > 0 {
+                let rest = self.held.split_off(passes);
+                self.passed = std::mem::replace(&mut self.held, rest).into();
+            }
+            if self.shared.refusal.get().is_some() {
+                self.held.clear();
+            }
         }
         self.shared.between.set(self.inspector.is_between());
+    }
+
+    /// Gives hyper what was judged and not taken yet.
+    fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let length = self.passed.len().min(buf.remaining());
+        buf.put_slice(&self.passed[..length]);
+        self.passed.advance(length);
+        length > 0
     }
 }
 
 impl AsyncRead for H1Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        if self.shared.refusal.get().is_none() {
+        loop {
+            if self.give(buf) {
+                return Poll::Ready(Ok(()));
+            }
+            if self.shared.refusal.get().is_some() {
+                break;
+            }
             if self.prefix.is_empty() {
                 ready!(Pin::new(&mut *self.shared.stream.borrow_mut()).poll_read(cx, buf))?;
             } else {

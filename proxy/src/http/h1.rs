@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
@@ -16,11 +17,12 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::connection::Connection;
-use super::gate::{H1Io, H1Shared};
+use super::gate::{H1Io, H1Shared, InFlight};
 use super::h1_gate::{Inspector, Place};
 use super::informational::Caller;
 use super::request;
 use crate::drain::Member;
+use crate::error::Fault;
 use crate::respond;
 use crate::upstream::body::Source;
 
@@ -38,7 +40,12 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
     let io = TokioIo::new(H1Io::new(Rc::clone(&shared), inspector, prefix));
     let service = {
         let (connection, shared) = (Rc::clone(&connection), Rc::clone(&shared));
-        service_fn(move |request: Request<Incoming>| one(Rc::clone(&connection), Rc::clone(&shared), request))
+        service_fn(move |request: Request<Incoming>| {
+            // Not inside the future: hyper looks for the caller's end of stream before it first polls that, and the gate
+            // must know by then that there is a request to answer.
+            let in_flight = shared.begin();
+            one(Rc::clone(&connection), Rc::clone(&shared), in_flight, request)
+        })
     };
     {
         let mut http = pin!(
@@ -74,11 +81,14 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
 async fn one(
     connection: Rc<Connection>,
     shared: Rc<H1Shared>,
+    in_flight: InFlight,
     request: Request<Incoming>,
 ) -> Result<http::Response<super::body::ResponseBody>, Infallible> {
-    let in_flight = shared.begin();
     let caller = if request.version() == Version::HTTP_10 { Caller::Old } else { Caller::H1(shared) };
-    let response = request::handle(&connection, request.map(Source::h1), caller).await;
+    let mut response = request::handle(&connection, request.map(Source::h1), caller).await;
+    if response.body().fault().is_some_and(Fault::closes_connection) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response.map(|body| body.occupying(in_flight)))
 }
 

@@ -21,6 +21,8 @@ pub struct Inspector {
     carry: Vec<u8>,
     max_bytes: usize,
     max_fields: usize,
+    /// Trailer fields of the body so far.
+    trailers: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,18 +57,25 @@ pub type Refusal = (usize, BadRequest, Place);
 
 /// Fields that fit on the stack; more are parsed on the heap.
 const STACK_FIELDS: usize = 64;
+/// The largest trailer section; hyper's own limit.
+const MAX_TRAILERS: usize = 16 << 10;
 /// The longest line with a chunk's size and extensions.
 const MAX_CHUNK_LINE: usize = 256;
 
 impl Inspector {
     /// Allows heads of `max_bytes` with `max_fields` fields.
     pub fn new(max_bytes: usize, max_fields: usize) -> Self {
-        Self { state: State::Head, carry: Vec::new(), max_bytes, max_fields }
+        Self { state: State::Head, carry: Vec::new(), max_bytes, max_fields, trailers: 0 }
     }
 
     /// Whether the stream stands between two messages.
     pub fn is_between(&self) -> bool {
         self.state == State::Head && self.carry.is_empty()
+    }
+
+    /// How many of the bytes that were looked at belong to a head, chunk line or trailer that is not complete.
+    pub fn pending(&self) -> usize {
+        self.carry.len()
     }
 
     /// Looks at the next bytes of the stream.
@@ -133,6 +142,7 @@ impl Inspector {
             self.carry.clear();
             return Ok(taken);
         }
+        // What is known was looked at before; a line end may straddle the seam.
         let from = known.saturating_sub(3);
         if let Some(end) = memmem::find(&self.carry[from..], b"\r\n\r\n") {
             let length = from + end + 4;
@@ -140,8 +150,8 @@ impl Inspector {
             self.state = self.judge(&head[..length])?;
             return Ok(length - known);
         }
-        // Without this, a head that ends in bare line feeds would be complete for a lenient reader behind us.
-        lines(&self.carry, false)?;
+        // Refused as soon as it shows, not when the head is complete: a head of bare line feeds never would be.
+        seam(&self.carry, known)?;
         if self.carry.len() > self.max_bytes {
             return Err(BadRequest::HeaderBytes);
         }
@@ -153,7 +163,7 @@ impl Inspector {
         if head.len() > self.max_bytes {
             return Err(BadRequest::HeaderBytes);
         }
-        lines(head, true)?;
+        lines(head)?;
         let mut few = [const { MaybeUninit::uninit() }; STACK_FIELDS];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(head, &mut few) {
@@ -189,7 +199,7 @@ impl Inspector {
     fn trailers(&mut self, rest: &[u8], seen: usize) -> Result<usize, BadRequest> {
         let end = memchr::memchr(b'\n', rest);
         let part = &rest[..end.map_or(rest.len(), |end| end + 1)];
-        if seen + part.len() > self.max_bytes {
+        if seen + part.len() > self.max_bytes.min(MAX_TRAILERS) {
             return Err(BadRequest::HeaderBytes);
         }
         self.carry.extend_from_slice(part);
@@ -198,10 +208,20 @@ impl Inspector {
             return Ok(part.len());
         }
         let line = std::mem::take(&mut self.carry);
-        lines(&line, true)?;
+        lines(&line)?;
         if line == b"\r\n" {
             self.state = State::Head;
-        } else if line.starts_with(b" ") || line.starts_with(b"\t") {
+            self.trailers = 0;
+            return Ok(part.len());
+        }
+        self.trailers += 1;
+        if self.trailers > self.max_fields {
+            return Err(BadRequest::HeaderCount);
+        }
+        if line.iter().any(|b| b.is_ascii_control() && !b"\t\r\n".contains(b)) {
+            return Err(BadRequest::Chunk);
+        }
+        if line.starts_with(b" ") || line.starts_with(b"\t") {
             return Err(BadRequest::Folded);
         } else if forbidden_trailer(&line) {
             return Err(BadRequest::Chunk);
@@ -214,8 +234,19 @@ fn take(left: u64, rest: &[u8]) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(rest.len())
 }
 
-/// Every LF follows a CR, every CR precedes an LF, and there is no NUL. `complete`: the last byte ends a line.
-fn lines(bytes: &[u8], complete: bool) -> Result<(), BadRequest> {
+/// The rule of [`lines`] for an incomplete head of which `known` bytes were looked at already.
+fn seam(bytes: &[u8], known: usize) -> Result<(), BadRequest> {
+    // One byte back, in case it is the CR of an LF that is new.
+    let from = match known.checked_sub(1) {
+        Some(last) if bytes[last] == b'\r' => last,
+        _ => known,
+    };
+    let dangling = bytes.last() == Some(&b'\r');
+    lines(&bytes[from..bytes.len() - usize::from(dangling)])
+}
+
+/// Every LF follows a CR, every CR precedes an LF, and there is no NUL.
+fn lines(bytes: &[u8]) -> Result<(), BadRequest> {
     let mut ends = 0;
     for end in memchr::memchr_iter(b'\n', bytes) {
         if end == 0 || bytes[end - 1] != b'\r' {
@@ -224,8 +255,7 @@ fn lines(bytes: &[u8], complete: bool) -> Result<(), BadRequest> {
         ends += 1;
     }
     let returns = memchr::memchr_iter(b'\r', bytes).count();
-    let dangling = usize::from(!complete && bytes.last() == Some(&b'\r'));
-    if returns != ends + dangling || memchr::memchr(0, bytes).is_some() {
+    if returns != ends || memchr::memchr(0, bytes).is_some() {
         return Err(BadRequest::LineEnd);
     }
     Ok(())
@@ -264,7 +294,10 @@ impl<'h> Framing<'h> {
             let (slot, offence) = match field.name.len() {
                 4 if field.name.eq_ignore_ascii_case("host") => (&mut found.host, BadRequest::Host),
                 7 if field.name.eq_ignore_ascii_case("upgrade") => {
-                    found.upgrade = Some(field.value);
+                    // Any protocol but h2c counts, wherever it stands.
+                    if !field.value.eq_ignore_ascii_case(b"h2c") {
+                        found.upgrade = Some(field.value);
+                    }
                     continue;
                 }
                 14 if field.name.eq_ignore_ascii_case("content-length") => (&mut found.length, BadRequest::Length),
@@ -301,10 +334,7 @@ fn facts(request: &httparse::Request<'_, '_>) -> Result<State, BadRequest> {
         (None, Some(coding)) => return Err(refuse_coding(coding)),
     };
     // Nobody accepts h2c this way any more, so it cannot be mistaken for a tunnel; curl sends it with bodies.
-    if let Some(upgrade) = found.upgrade
-        && next != State::Head
-        && !upgrade.eq_ignore_ascii_case(b"h2c")
-    {
+    if found.upgrade.is_some() && next != State::Head {
         return Err(BadRequest::UpgradeBody);
     }
     Ok(next)
@@ -359,8 +389,24 @@ fn is_path_byte(byte: u8) -> bool {
 }
 
 /// Host names, addresses in brackets, and a port; no path, user or blank.
-fn is_host(host: &[u8]) -> bool {
-    !host.is_empty() && host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(b))
+pub fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match (host.first(), memchr::memrchr(b':', host)) {
+        (Some(b'['), _) => {
+            let Some(end) = memchr::memchr(b']', host) else { return false };
+            if end < 3 || !host[1..end].iter().all(|b| b.is_ascii_hexdigit() || b":.".contains(b)) {
+                return false;
+            }
+            match &host[end + 1..] {
+                b"" => return true,
+                [b':', port @ ..] => (&b"a"[..], port),
+                _ => return false,
+            }
+        }
+        (_, Some(colon)) => (&host[..colon], &host[colon + 1..]),
+        (_, None) => (host, &b""[..]),
+    };
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b);
+    !name.is_empty() && name.iter().all(is_name) && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }
 
 fn chunk_size(line: &[u8]) -> Result<u64, BadRequest> {

@@ -6,7 +6,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use h2::Reason;
@@ -14,6 +14,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::connection::Connection;
 use super::h2_gate::{Flood, Inspector};
@@ -26,6 +27,12 @@ use crate::upstream::pump::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, pump}
 
 /// Streams that the peer reset before they were accepted; h2 gives up beyond it.
 const MAX_PENDING_RESETS: usize = 200;
+/// Streams that the peer made weir reset (MadeYouReset, CVE-2025-8671); h2 gives up beyond it. It counts over the life
+/// of a connection, so it must leave room for honest mistakes.
+const MAX_PROVOKED_RESETS: usize = 256;
+
+/// After a flood, GOAWAY has this long to leave.
+const MAX_LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves the connection to its end. `prefix` was read from the stream already.
 pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes, member: Member) {
@@ -42,6 +49,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         .max_header_list_size(header_list)
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_PROVOKED_RESETS))
         .handshake::<_, Bytes>(io);
     let mut http = match until_drained(handshake, &member).await {
         Some(Ok(http)) => http,
@@ -52,10 +60,13 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         None => return,
     };
     let mut told = false;
+    // A peer that does not read would never let GOAWAY out.
+    let mut last_words: Option<Pin<Box<Sleep>>> = None;
     loop {
         let accepted = poll_fn(|cx| {
             member.watch(cx);
-            if member.is_aborted() {
+            let over = last_words.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+            if member.is_aborted() || over {
                 return Poll::Ready(None);
             }
             if member.is_draining() && !std::mem::replace(&mut told, true) {
@@ -66,6 +77,9 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
                 tracing::warn!(peer = %connection.peer, flood = ?found, "HTTP/2 flood; the connection is closed");
                 connection.listener.shard.floods.add(1);
                 http.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let mut sleep = Box::pin(tokio::time::sleep(MAX_LAST_WORDS));
+                let _ = sleep.as_mut().poll(cx);
+                last_words = Some(sleep);
                 return http.poll_accept(cx);
             }
             accepted

@@ -55,7 +55,12 @@ pub async fn handle(connection: &Rc<Connection>, request: Request<Source>, calle
             Action::Redirect(redirect) => respond::redirect(&location, redirect.status, rule_of(&current, rule), record),
             Action::Forward(_) | Action::Respond(_) => respond::fault(Fault::NoRule, record),
         },
-        Err(fault) => respond::fault(fault, record),
+        Err(fault) => {
+            if matches!(fault, Fault::BadRequest(_)) {
+                connection.listener.shard.malformed.add(1);
+            }
+            respond::fault(fault, record)
+        }
     };
     tag(response, correlation.request_id)
 }
@@ -105,7 +110,7 @@ struct Forward {
 
 /// Decides. Nothing here waits, and nothing has happened yet when it returns.
 fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, record: &mut Record) -> Result<Plan, Fault> {
-    let decided = check(connection, current, head, seen).and_then(|()| decide_route(connection, current, head));
+    let decided = check(current, head, seen).and_then(|()| decide_route(connection, current, head));
     let (rule, backend) = match decided {
         Ok(Decision::Forward { rule, backend }) => (rule, backend),
         Ok(Decision::Respond(rule) | Decision::Redirect(rule)) => (rule, 0),
@@ -163,12 +168,12 @@ fn name_rule(log: &mut LogEntry, current: &Current, rule: RuleId) {
 }
 
 /// Refuses what is malformed whatever the route.
-fn check(connection: &Connection, current: &Current, head: &Parts, seen: Seen) -> Result<(), Fault> {
+fn check(current: &Current, head: &Parts, seen: Seen) -> Result<(), Fault> {
     if head.method == Method::CONNECT {
         return Err(Fault::ConnectRefused);
     }
     if head.version == Version::HTTP_2 {
-        check_h2(connection, current, head)?;
+        check_h2(current, head)?;
     }
     if seen.expect()
         && let Some(expect) = head.headers.get(EXPECT)
@@ -180,7 +185,7 @@ fn check(connection: &Connection, current: &Current, head: &Parts, seen: Seen) -
 }
 
 /// What the HTTP/1 gate checks before there is a request, HTTP/2 requests are checked for here.
-fn check_h2(connection: &Connection, current: &Current, head: &Parts) -> Result<(), Fault> {
+fn check_h2(current: &Current, head: &Parts) -> Result<(), Fault> {
     let limits = &current.prepared.snapshot().listener(current.id).limits;
     // RFC 9113, section 6.5.2: 32 octets of overhead for each field.
     let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
@@ -188,13 +193,25 @@ fn check_h2(connection: &Connection, current: &Current, head: &Parts) -> Result<
         BadRequest::HeaderBytes
     } else if head.headers.len() > limits.header_count {
         BadRequest::HeaderCount
-    } else if head.uri.authority().is_some_and(|authority| differs(&head.headers, authority)) {
+    } else if !is_host_once(head) {
         BadRequest::Host
+    } else if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        BadRequest::Target
     } else {
         return Ok(());
     };
-    connection.listener.shard.malformed.add(1);
     Err(Fault::BadRequest(bad))
+}
+
+/// Whether the request names one valid host, in `:authority`, in `Host` or the same in both.
+fn is_host_once(head: &Parts) -> bool {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (head.uri.authority(), hosts.next()) {
+        (Some(authority), _) => super::h1_gate::is_host(authority.as_str().as_bytes()) && !differs(&head.headers, authority),
+        (None, Some(host)) => super::h1_gate::is_host(host.as_bytes()) && hosts.next().is_none(),
+        // Refused later, as a missing pseudo-header.
+        (None, None) => true,
+    }
 }
 
 /// Whether a `Host` beside `:authority` names another host.
