@@ -33,6 +33,9 @@ pub type Outcome = Result<(), Failed>;
 /// Any error fails the test.
 pub type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
+/// Held shared by ordinary tests and alone by those that measure, so that nothing else runs beside a measurement.
+static MACHINE: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 /// A test that runs on a small runtime of its own.
 pub fn test<F, Fut>(name: &str, body: F) -> Trial
 where
@@ -40,15 +43,36 @@ where
     Fut: Future<Output = Result>,
 {
     Trial::test(name.to_owned(), move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let ended = runtime.block_on(async { tokio::time::timeout(LIMIT, body()).await });
-        runtime.shutdown_background();
-        match ended {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Failed::from(error.to_string())),
-            Err(_) => Err(Failed::from(format!("not done after {LIMIT:?}"))),
-        }
+        let _shared = MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        run(body)
     })
+}
+
+/// A test that measures time: it has the machine to itself, as far as this suite is concerned.
+pub fn test_alone<F, Fut>(name: &str, body: F) -> Trial
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result>,
+{
+    Trial::test(name.to_owned(), move || {
+        let _alone = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        run(body)
+    })
+}
+
+fn run<F, Fut>(body: F) -> Outcome
+where
+    F: FnOnce() -> Fut,
+    Fut: Future<Output = Result>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(async { tokio::time::timeout(LIMIT, body()).await });
+    runtime.shutdown_background();
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failed::from(error.to_string())),
+        Err(_) => Err(Failed::from(format!("not done after {LIMIT:?}"))),
+    }
 }
 
 /// A test that needs programs or Python packages of the machine; ignored, by name, where they are missing.
