@@ -73,10 +73,7 @@ impl FileSource {
                 }
                 other => other,
             };
-            let digest = match &content {
-                Ok(text) => self.hasher.hash_one(text),
-                Err(error) => self.hasher.hash_one(error.to_string()),
-            };
+            let digest = self.digest(&content);
             if digest != self.seen {
                 self.seen = digest;
                 return content;
@@ -89,9 +86,17 @@ impl FileSource {
     /// # Errors
     /// Why the file cannot be read.
     pub fn reread(&mut self) -> io::Result<String> {
-        let text = read(&self.path)?;
-        self.seen = self.hasher.hash_one(&text);
-        Ok(text)
+        let content = read(&self.path);
+        self.seen = self.digest(&content);
+        content
+    }
+
+    /// What tells one outcome of reading from another, failures included.
+    fn digest(&self, content: &io::Result<String>) -> u64 {
+        match content {
+            Ok(text) => self.hasher.hash_one(text),
+            Err(error) => self.hasher.hash_one(error.to_string()),
+        }
     }
 }
 

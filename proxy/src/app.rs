@@ -3,7 +3,6 @@
 //! Order on a change of configuration: compile, resolve the names it brings, bind the listeners it brings, and only then
 //! publish. Whatever fails before that last step leaves the running configuration as it is.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use weir_control::{Applier, Outcome};
 
 use crate::admin;
 use crate::balance::discovery::{Discovery, Follower};
-use crate::listen::socket;
+use crate::listen::sockets::{self, Sockets};
 use crate::observe::access_log::LogWriter;
 use crate::observe::metrics::Metrics;
 use crate::settings;
@@ -38,8 +37,7 @@ pub struct App {
     shared: Arc<Shared>,
     applier: Applier,
     follower: Follower,
-    /// Where each listener is bound: as configured, and in fact.
-    bound: HashMap<Box<str>, (SocketAddr, SocketAddr)>,
+    sockets: Sockets,
     workers: Vec<JoinHandle<std::io::Result<()>>>,
     reload: mpsc::Receiver<()>,
     file: Option<PathBuf>,
@@ -74,17 +72,18 @@ impl App {
             started: SystemTime::now(),
         });
         let (ask_reload, reload) = mpsc::channel(1);
-        let mut app = Self { shared, applier, follower, bound: HashMap::new(), workers: Vec::new(), reload, file };
+        let sockets = Sockets::new(workers.count);
+        let mut app = Self { shared, applier, follower, sockets, workers: Vec::new(), reload, file };
         app.open_access_log(snapshot).context("the access log cannot be opened")?;
         app.follower.prepare(snapshot, WARM_UP).await;
-        let add = app.bind_new(snapshot)?;
+        let change = app.sockets.prepare(snapshot).await?;
         admin::start(&app.shared, &snapshot.bootstrap, level, ask_reload).await?;
         for (id, mailbox) in receivers.into_iter().enumerate() {
             let shared = Arc::clone(&app.shared);
             let thread = std::thread::Builder::new().name(format!("weir-worker-{id}"));
             app.workers.push(thread.spawn(move || worker::run(id, shared, mailbox)).context("no thread for a worker")?);
         }
-        app.tell_workers(add, Vec::new()).await;
+        app.tell_workers(change).await;
         app.shared.ready.store(true, Ordering::Release);
         tracing::info!(workers = workers.count, source = workers.source, "ready");
         Ok(app)
@@ -92,7 +91,7 @@ impl App {
 
     /// Where a listener is bound.
     pub fn address(&self, listener: &str) -> Option<SocketAddr> {
-        self.bound.get(listener).map(|(_, bound)| *bound)
+        self.sockets.address(listener)
     }
 
     /// What all threads share.
@@ -129,7 +128,11 @@ impl App {
                 }
             };
             match text {
-                Ok(text) => self.apply(text).await,
+                // Names that do not resolve must not keep weir from leaving.
+                Ok(text) => tokio::select! {
+                    () = self.apply(text) => {}
+                    () = signals.stop() => break,
+                },
                 Err(error) => {
                     self.applier.unreadable(&error.to_string());
                     tracing::error!(%error, "the configuration cannot be read; what served before still serves");
@@ -147,68 +150,33 @@ impl App {
             Err(outcome) => return report(&outcome),
         };
         self.follower.prepare(&prepared.snapshot, WARM_UP).await;
-        let current = self.shared.store.load();
-        let readied = self.bind_new(&prepared.snapshot).and_then(|add| {
-            self.open_access_log(&prepared.snapshot).context("the access log cannot be opened")?;
-            Ok(add)
-        });
-        let add = match readied {
-            Ok(add) => add,
+        let readied = match self.sockets.prepare(&prepared.snapshot).await {
+            Ok(change) => self.open_access_log(&prepared.snapshot).context("the access log cannot be opened").map(|()| change),
+            Err(error) => Err(error),
+        };
+        let change = match readied {
+            Ok(change) => change,
             Err(error) => {
                 self.applier.unreadable(&format!("{error:#}"));
-                self.bound.retain(|name, _| current.snapshot.listener_named(name).is_some());
+                self.follower.forget_others(&self.shared.store.load().snapshot);
                 tracing::error!(error = format!("{error:#}"), "configuration rejected; what served before still serves");
                 return;
             }
         };
-        let outcome = self.applier.publish(prepared);
-        report(&outcome);
-        let published = self.shared.store.load();
-        let remove = self.forget_listeners(&published.snapshot, &add);
-        self.follower.forget_others(&published.snapshot);
-        self.tell_workers(add, remove).await;
+        report(&self.applier.publish(prepared));
+        self.follower.forget_others(&self.shared.store.load().snapshot);
+        self.tell_workers(change).await;
     }
 
-    /// Binds the listeners that are new in a snapshot.
-    fn bind_new(&mut self, snapshot: &Snapshot) -> anyhow::Result<Sockets> {
-        let mut sockets = Sockets::new();
-        for listener in &snapshot.listeners {
-            if self.bound.get(&listener.name).is_some_and(|(configured, _)| *configured == listener.address) {
-                continue;
-            }
-            let bound = socket::bind(listener.address, self.shared.workers)
-                .with_context(|| format!("the listener `{}` cannot listen on {}", listener.name, listener.address))?;
-            let address = bound[0].local_addr()?;
-            tracing::info!(listener = %listener.name, %address, direction = ?listener.direction, "listening");
-            sockets.push((listener.name.clone(), listener.address, address, bound));
+    /// Has the workers follow the published snapshot. Every worker knows a listener before any accepts on it.
+    async fn tell_workers(&mut self, change: sockets::Change) {
+        let change = self.sockets.commit(change);
+        // Only a worker that ended does not listen, and then the process is ending too.
+        for mailbox in &self.shared.mailboxes {
+            let _ = mailbox.send(Message::Adopt { add: change.add.clone(), remove: change.remove.clone() }).await;
         }
-        for (name, configured, address, _) in &sockets {
-            self.bound.insert(name.clone(), (*configured, *address));
-        }
-        Ok(sockets)
-    }
-
-    /// Listeners that a snapshot does not have any more, or has elsewhere.
-    fn forget_listeners(&mut self, snapshot: &Snapshot, added: &Sockets) -> Vec<Box<str>> {
-        let gone: Vec<Box<str>> = self.bound.keys().filter(|name| snapshot.listener_named(name).is_none()).cloned().collect();
-        for name in &gone {
-            self.bound.remove(name);
-            tracing::info!(listener = %name, "removed; its connections finish what is in flight");
-        }
-        // One that moved is removed where it was and added where it is.
-        gone.into_iter().chain(added.iter().map(|(name, ..)| name.clone())).collect()
-    }
-
-    async fn tell_workers(&self, add: Sockets, remove: Vec<Box<str>>) {
-        let mut shares: Vec<Vec<_>> = (0..self.shared.workers).map(|_| Vec::new()).collect();
-        for (name, _, _, sockets) in add {
-            for (share, socket) in shares.iter_mut().zip(sockets) {
-                share.push((name.clone(), socket));
-            }
-        }
-        for (mailbox, add) in self.shared.mailboxes.iter().zip(shares) {
-            // Only a worker that ended does not listen, and then the process is ending too.
-            let _ = mailbox.send(Message::Adopt { add, remove: remove.clone() }).await;
+        for (mailbox, sockets) in self.shared.mailboxes.iter().zip(change.shares) {
+            let _ = mailbox.send(Message::Accept(sockets)).await;
         }
     }
 
@@ -224,6 +192,8 @@ impl App {
 
     async fn shut_down(self, mut signals: Signals) {
         self.shared.ready.store(false, Ordering::Release);
+        // While a copy is open here, the kernel would go on accepting for workers that do not.
+        drop(self.sockets);
         let deadline = self.shared.store.load().snapshot.drain_deadline;
         let open: usize = self.shared.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
         tracing::info!(open, ?deadline, "finishing what is in flight; once more ends at once");
@@ -247,9 +217,6 @@ impl App {
         }
     }
 }
-
-/// Bound sockets: the listener, its address as configured and in fact, and one socket for each worker.
-type Sockets = Vec<(Box<str>, SocketAddr, SocketAddr, Vec<std::net::TcpListener>)>;
 
 async fn changed(file: &mut Option<FileSource>) -> std::io::Result<String> {
     match file {
@@ -275,6 +242,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// A SIGHUP that arrived while only a stop was waited for.
+    held: bool,
 }
 
 impl Signals {
@@ -283,10 +252,14 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            held: false,
         })
     }
 
     async fn next(&mut self) -> Asked {
+        if std::mem::take(&mut self.held) {
+            return Asked::Reload;
+        }
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
@@ -295,7 +268,11 @@ impl Signals {
     }
 
     async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        let mut held = false;
+        while self.next().await == Asked::Reload {
+            held = true;
+        }
+        self.held = held;
     }
 }
 

@@ -1,5 +1,6 @@
 //! One worker: a thread with its own runtime, that accepts, serves, and does what the control thread tells it.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::listen;
+use crate::state::listener::ListenerState;
 use crate::state::{Message, Shared, Worker};
 
 /// Runs a worker on this thread until it has drained.
@@ -29,24 +31,15 @@ async fn serve(id: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Messa
             }
         };
         match message {
-            Some(Message::Adopt { add, remove }) => {
-                worker.refresh();
-                for name in remove {
-                    if let Some(state) = worker.remove_listener(&name) {
-                        let deadline = worker.drain_deadline();
-                        tokio::task::spawn_local(async move { state.drain(deadline).await });
-                    }
-                }
-                for (name, socket) in add {
+            Some(Message::Adopt { add, remove }) => adopt(&worker, &add, &remove),
+            Some(Message::Accept(sockets)) => {
+                for (name, socket) in sockets {
                     accept(&worker, &name, socket);
                 }
             }
-            Some(Message::Connection(name, stream)) => match worker.listener(&name) {
-                Some(state) => listen::adopt(&worker, &state, stream),
-                None => drop(stream),
-            },
+            Some(Message::Connection(name, stream)) => take(&worker, &name, stream),
             Some(Message::Drain(deadline)) => {
-                drain(&worker, deadline).await;
+                drain(&worker, deadline, &mut mailbox).await;
                 return;
             }
             None => return,
@@ -54,26 +47,77 @@ async fn serve(id: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Messa
     }
 }
 
-/// Stops accepting everywhere and waits for what is in flight.
-async fn drain(worker: &Rc<Worker>, deadline: Duration) {
+/// Follows a new snapshot: listeners leave and arrive.
+fn adopt(worker: &Rc<Worker>, add: &[Box<str>], remove: &[Box<str>]) {
+    worker.refresh();
+    let deadline = worker.drain_deadline();
+    for state in remove.iter().filter_map(|name| worker.remove_listener(name)) {
+        tokio::task::spawn_local(async move { state.drain(deadline).await });
+    }
+    for name in add {
+        worker.add_listener(name);
+    }
+}
+
+/// Accepts on a new listener.
+fn accept(worker: &Rc<Worker>, name: &str, socket: std::net::TcpListener) {
+    let Some(state) = worker.listener(name) else { return };
+    match tokio::net::TcpListener::from_std(socket) {
+        Ok(socket) => {
+            tokio::task::spawn_local(listen::accept(Rc::clone(worker), state, socket));
+        }
+        Err(error) => tracing::error!(listener = name, %error, "the listener cannot be served"),
+    }
+}
+
+/// Serves a connection that another worker accepted.
+fn take(worker: &Rc<Worker>, name: &str, stream: std::net::TcpStream) {
+    if let Some(state) = worker.listener_or_leaving(name) {
+        listen::adopt(worker, &state, stream);
+    }
+}
+
+/// Stops accepting everywhere and waits for what is in flight, hand-overs under way included.
+async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Receiver<Message>) {
     let states: Vec<_> = worker.listener_names().iter().filter_map(|name| worker.remove_listener(name)).collect();
-    let tasks: Vec<_> =
-        states.into_iter().map(|state| tokio::task::spawn_local(async move { state.drain(deadline).await })).collect();
-    for task in tasks {
-        let _ = task.await;
+    let served = |message| {
+        if let Message::Connection(name, stream) = message {
+            take(worker, &name, stream);
+        }
+    };
+    // Accept loops take what the kernel still holds, and other workers may hand over until they drain too.
+    tokio::task::yield_now().await;
+    while let Ok(message) = mailbox.try_recv() {
+        served(message);
+    }
+    let mut all = pin!(drain_all(&states, deadline));
+    loop {
+        tokio::select! {
+            () = &mut all => break,
+            Some(message) = mailbox.recv() => served(message),
+        }
+    }
+    mailbox.close();
+    let mut late = false;
+    while let Ok(message) = mailbox.try_recv() {
+        late = true;
+        served(message);
+    }
+    if late {
+        drain_all(&states, deadline).await;
     }
     // Aborted connections need a turn to see it and say so in the log.
     tokio::task::yield_now().await;
     worker.close_log();
 }
 
-/// Accepts on a new listener.
-fn accept(worker: &Rc<Worker>, name: &str, socket: std::net::TcpListener) {
-    let Some(state) = worker.add_listener(name) else { return };
-    match tokio::net::TcpListener::from_std(socket) {
-        Ok(socket) => {
-            tokio::task::spawn_local(listen::accept(Rc::clone(worker), state, socket));
-        }
-        Err(error) => tracing::error!(listener = name, %error, "the listener cannot be served"),
+async fn drain_all(states: &[Rc<ListenerState>], deadline: Duration) {
+    let start = |state: &Rc<ListenerState>| {
+        let state = Rc::clone(state);
+        tokio::task::spawn_local(async move { state.drain(deadline).await })
+    };
+    let tasks: Vec<_> = states.iter().map(start).collect();
+    for task in tasks {
+        let _ = task.await;
     }
 }

@@ -176,8 +176,13 @@ fn unix(time: SystemTime) -> f64 {
 
 /// Whether the request was meant for this machine: a rebound name shows in `Host`, a foreign page in `Origin`.
 fn is_local(headers: &HeaderMap) -> bool {
-    let local = |authority: &str| matches!(strip_port(authority), "localhost" | "127.0.0.1" | "[::1]");
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(local);
+    const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+    let local = |authority: &str| NAMES.iter().any(|name| strip_port(authority).eq_ignore_ascii_case(name));
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().is_ok_and(local),
+        _ => false,
+    };
     let origin = match headers.get(ORIGIN).map(HeaderValue::to_str) {
         None => true,
         Some(origin) => origin.ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, authority)| local(authority)),

@@ -56,7 +56,9 @@ impl ClusterState {
 
     /// Follows a new snapshot.
     pub fn update(&self, cluster: &Cluster, discovery: &Discovery) {
-        if **self.config.borrow() == *cluster {
+        // A name that was given up and taken up again in between is followed anew.
+        let stale = self.names.borrow().iter().any(|name| name.resolved.is_stopped());
+        if **self.config.borrow() == *cluster && !stale {
             return;
         }
         *self.config.borrow_mut() = Rc::new(cluster.clone());

@@ -65,6 +65,11 @@ impl Resolved {
         self.known.load(Ordering::Relaxed)
     }
 
+    /// Whether nobody follows the name any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
     /// The addresses.
     pub fn addresses(&self) -> Arc<Box<[IpAddr]>> {
         self.addresses.load_full()

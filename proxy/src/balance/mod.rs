@@ -35,8 +35,8 @@ pub fn choose(balance: Balance, weights: &Weights, draw: u64, turn: u64, load: i
             // A second, independent draw from the first (the finaliser of SplitMix64).
             let second = weights.pick(remix(draw));
             let second = if second == first { (first + 1) % weights.len() } else { second };
-            // a/wa <= b/wb without division; one more for the request at hand, so that weights count at rest too.
-            let cost = |place: usize, other: usize| (u64::from(load(place)) + 1) * weights.weight(other).max(1);
+            // a/wa <= b/wb without division. At rest both are nothing, and the draw, which is by weight, decides.
+            let cost = |place: usize, other: usize| u64::from(load(place)) * weights.weight(other).max(1);
             let takes_none = weights.weight(second) == 0;
             if takes_none || cost(first, second) <= cost(second, first) { first } else { second }
         }

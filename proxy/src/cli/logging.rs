@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
@@ -15,7 +15,14 @@ use crate::admin::LogLevel;
 /// # Errors
 /// Why `filter` is no level or filter.
 pub fn start(filter: &str, json: bool) -> Result<LogLevel, String> {
-    let parse = |text: &str| EnvFilter::try_new(text).map_err(|error| error.to_string());
+    let parse = |text: &str| {
+        // A bare word that is no level would be taken for a target, and silence everything else.
+        let is_odd = |part: &&str| part.is_empty() || !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err();
+        match text.split(',').find(is_odd) {
+            Some(odd) => Err(format!("`{odd}` is none of error, warn, info, debug, trace, off")),
+            None => EnvFilter::try_new(text).map_err(|error| error.to_string()),
+        }
+    };
     let (layer, handle) = reload::Layer::new(parse(filter)?);
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(layer);

@@ -1,12 +1,14 @@
 //! One accepted connection: which protocol it speaks, and what its requests need to know of it.
 
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -61,22 +63,33 @@ async fn detect(stream: &mut TcpStream, member: &Member) -> Option<(Protocol, By
     poll_fn(|cx| {
         member.watch(cx);
         loop {
-            if member.is_aborted() || (member.is_draining() && seen.is_empty()) {
+            if member.is_aborted() {
                 return Poll::Ready(None);
             }
             // A scratch buffer, so that a connection that says nothing holds no memory.
-            let mut scratch = [std::mem::MaybeUninit::uninit(); 8192];
+            let mut scratch = [MaybeUninit::uninit(); 8192];
             let mut buf = ReadBuf::uninit(&mut scratch);
-            if ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf)).is_err() || buf.filled().is_empty() {
-                return Poll::Ready(None);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                Poll::Pending if member.is_draining() && seen.is_empty() && !has_said_something(stream) => {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => seen.extend_from_slice(buf.filled()),
+                Poll::Ready(_) => return Poll::Ready(None),
             }
-            seen.extend_from_slice(buf.filled());
             if let Some(protocol) = classify(&seen) {
                 return Poll::Ready(Some((protocol, seen.split().freeze())));
             }
         }
     })
     .await
+}
+
+/// Whether bytes wait in the kernel. A fresh socket reads as pending until the reactor has looked at it, so a drain must
+/// ask the kernel before it takes silence for an answer.
+fn has_said_something(stream: &TcpStream) -> bool {
+    let mut one = [MaybeUninit::uninit(); 1];
+    matches!(SockRef::from(stream).peek(&mut one), Ok(1))
 }
 
 /// The protocol that a stream begins with, once enough of it is there.

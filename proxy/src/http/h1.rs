@@ -58,17 +58,23 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         let mut told = false;
         poll_fn(|cx| {
             member.watch(cx);
-            if member.is_draining() && !std::mem::replace(&mut told, true) {
+            loop {
+                if member.is_aborted() {
+                    return Poll::Ready(());
+                }
+                if let Poll::Ready(result) = http.as_mut().poll(cx) {
+                    if let Err(error) = result {
+                        tracing::debug!(peer = %connection.peer, %error, "HTTP/1 connection ended");
+                    }
+                    return Poll::Ready(());
+                }
+                // After a poll: told before its first one, hyper would close without reading what was sent already.
+                if told || !member.is_draining() {
+                    return Poll::Pending;
+                }
+                told = true;
                 http.as_mut().graceful_shutdown();
             }
-            if member.is_aborted() {
-                return Poll::Ready(());
-            }
-            http.as_mut().poll(cx).map(|result| {
-                if let Err(error) = result {
-                    tracing::debug!(peer = %connection.peer, %error, "HTTP/1 connection ended");
-                }
-            })
         })
         .await;
     }

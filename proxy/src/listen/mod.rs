@@ -3,7 +3,7 @@
 //! Each worker accepts on its own `SO_REUSEPORT` socket. The kernel spreads connections by hash, which goes uneven with
 //! few, long-lived ones; so a worker that is ahead hands a fresh connection to a less loaded worker.
 
-pub mod socket;
+pub mod sockets;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,14 +32,13 @@ pub async fn accept(worker: Rc<Worker>, state: Rc<ListenerState>, socket: TcpLis
             Err(error) => pause(&worker, &state, &error).await,
         }
     }
-    // Connections that the kernel has accepted already would be reset with the socket.
-    while let Some(Ok((stream, _))) = std::future::poll_fn(|cx| match socket.poll_accept(cx) {
-        std::task::Poll::Ready(accepted) => std::task::Poll::Ready(Some(accepted)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await
-    {
-        place(&worker, &state, stream);
+    // Connections that the kernel has accepted already would be reset with the socket. The kernel itself is asked: the
+    // reactor may not have looked since they arrived.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, _)) = socket.accept() {
+        if stream.set_nonblocking(true).is_ok() {
+            adopt(&worker, &state, stream);
+        }
     }
 }
 
@@ -67,7 +66,7 @@ async fn pause(worker: &Worker, state: &ListenerState, error: &io::Error) {
 /// Serves a fresh connection here, or hands it to a worker with fewer.
 fn place(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
     let loads = &worker.shared.loads;
-    if loads.len() > 1 {
+    if loads.len() > 1 && !state.is_stopped() {
         let mut other = usize::try_from(worker.draw() % (loads.len() as u64 - 1)).unwrap_or(0);
         other += usize::from(other >= worker.id);
         if loads[worker.id].load(Ordering::Relaxed) > loads[other].load(Ordering::Relaxed) + 1 {

@@ -80,6 +80,11 @@ impl ListenerState {
         }
     }
 
+    /// Whether it accepts no more. Nothing is handed to other workers then: they may have ended.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
     /// Stops accepting.
     pub fn stop(&self) {
         self.stopped.set(true);

@@ -61,18 +61,24 @@ impl Shared {
 
 /// What a worker is told.
 pub enum Message {
-    /// There is a new snapshot: follow it.
+    /// There is a new snapshot: follow it, and know its listeners.
     Adopt {
-        /// Sockets of new listeners, by name.
-        add: Vec<(Box<str>, std::net::TcpListener)>,
-        /// Listeners that are gone.
+        /// Listeners that are new, or are at another address now.
+        add: Vec<Box<str>>,
+        /// Listeners that are gone, or were at another address.
         remove: Vec<Box<str>>,
     },
+    /// Accept on these sockets. Told only when every worker has been told to know the listeners, so that a connection
+    /// is never handed to a worker that does not.
+    Accept(Vec<(Box<str>, std::net::TcpListener)>),
     /// Serve this connection, which another worker accepted.
     Connection(Box<str>, TcpStream),
     /// Finish what is in flight, then end.
     Drain(Duration),
 }
+
+/// Removed listeners that a worker remembers; a hand-over takes microseconds, so few are ever needed.
+const MAX_LEAVING: usize = 64;
 
 /// One worker.
 pub struct Worker {
@@ -85,6 +91,8 @@ pub struct Worker {
     generation: Cell<u64>,
     clusters: RefCell<HashMap<Box<str>, Rc<ClusterState>>>,
     listeners: RefCell<HashMap<Box<str>, Rc<ListenerState>>>,
+    /// Listeners that were removed: another worker may still hand over a connection that it accepted before.
+    leaving: RefCell<HashMap<Box<str>, Rc<ListenerState>>>,
     log: RefCell<Option<Rc<LogHandle>>>,
 }
 
@@ -100,6 +108,7 @@ impl Worker {
             shared,
             clusters: RefCell::default(),
             listeners: RefCell::default(),
+            leaving: RefCell::default(),
             log: RefCell::default(),
         });
         worker.adopt();
@@ -174,6 +183,11 @@ impl Worker {
         self.listeners.borrow().get(name).cloned()
     }
 
+    /// A listener by name, though it may be on its way out.
+    pub fn listener_or_leaving(&self, name: &str) -> Option<Rc<ListenerState>> {
+        self.listener(name).or_else(|| self.leaving.borrow().get(name).cloned())
+    }
+
     /// Closes what has been idle too long, and follows the snapshot where no request does.
     pub fn tick(&self) {
         self.refresh();
@@ -196,6 +210,11 @@ impl Worker {
     pub fn remove_listener(&self, name: &str) -> Option<Rc<ListenerState>> {
         let state = self.listeners.borrow_mut().remove(name)?;
         state.stop();
+        let mut leaving = self.leaving.borrow_mut();
+        if leaving.len() >= MAX_LEAVING {
+            leaving.clear();
+        }
+        leaving.insert(name.into(), Rc::clone(&state));
         Some(state)
     }
 
