@@ -107,13 +107,17 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(self.source.poll_frame(cx));
-        match &frame {
+        let mut frame = ready!(self.source.poll_frame(cx));
+        match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.record.bytes_out += data.len() as u64;
-                } else if let Some(trailers) = frame.trailers_ref() {
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    trailers.remove(&crate::respond::WEIR_ERROR);
                     self.trailers(trailers);
+                    // Nothing follows trailers, and codecs do not ask.
+                    self.source = Source::Empty;
+                    self.end();
                 }
             }
             Some(Err(error)) => {

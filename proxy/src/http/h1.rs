@@ -104,8 +104,8 @@ async fn goodbye(connection: &Rc<Connection>, shared: &H1Shared) {
         connection.listener.shard.malformed.add(1);
         if place == Place::Head {
             tracing::debug!(peer = %connection.peer, reason = bad.code(), "request refused");
-            request::log_refusal(connection, bad);
-            let bytes = respond::raw(bad);
+            let id = request::log_refusal(connection, bad);
+            let bytes = respond::raw(bad, &id);
             let mut rest = &bytes[..];
             while !rest.is_empty() {
                 match poll_fn(|cx| shared.poll_write(cx, rest)).await {

@@ -6,11 +6,6 @@ static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Whether a header belongs to one connection.
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [&CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &TE, &KEEP_ALIVE, &PROXY_CONNECTION, &HTTP2_SETTINGS].contains(&name)
-}
-
 /// Headers that a caller may not have removed by naming them in `Connection`: it would make the next hop believe that
 /// they were never there.
 fn is_protected(name: &str) -> bool {
@@ -22,22 +17,21 @@ fn is_protected(name: &str) -> bool {
 
 /// Removes what belongs to the connection the message came by. `TE: trailers` stays: gRPC needs it on every hop.
 pub fn remove(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.remove(CONNECTION) {
-        remove_named(headers, &connection);
+    if let http::header::Entry::Occupied(connection) = headers.entry(CONNECTION) {
+        let fields: Vec<HeaderValue> = connection.remove_entry_mult().1.collect();
+        fields.iter().for_each(|field| remove_named(headers, field));
     }
     headers.remove(UPGRADE);
     headers.remove(&KEEP_ALIVE);
     headers.remove(&HTTP2_SETTINGS);
     headers.remove(TRANSFER_ENCODING);
     headers.remove(&PROXY_CONNECTION);
-    if let Some(te) = headers.get(TE)
-        && !te.as_bytes().eq_ignore_ascii_case(b"trailers")
-    {
-        let keeps = te.to_str().is_ok_and(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
+    if headers.contains_key(TE) {
+        let is_trailers = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"trailers");
+        let keeps = headers.get_all(TE).iter().any(|te| te.as_bytes().split(|b| *b == b',').any(is_trailers));
+        headers.remove(TE);
         if keeps {
             headers.insert(TE, HeaderValue::from_static("trailers"));
-        } else {
-            headers.remove(TE);
         }
     }
 }

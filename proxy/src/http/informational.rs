@@ -29,13 +29,15 @@ impl Inform for Caller {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
+        let mut headers = headers.clone();
+        super::hop::remove(&mut headers);
+        headers.remove(&crate::respond::WEIR_ERROR);
         match self {
-            Self::H1(shared) => shared.informational(&encode(status, headers)),
+            Self::H1(shared) => shared.informational(&encode(status, &headers)),
             Self::H2(send) => {
                 let mut response = Response::new(());
                 *response.status_mut() = status;
-                *response.headers_mut() = headers.clone();
-                super::hop::remove(response.headers_mut());
+                *response.headers_mut() = headers;
                 // Not for this peer, or too late: it may be dropped.
                 let _ = send.borrow_mut().send_informational(response);
             }
@@ -46,7 +48,7 @@ impl Inform for Caller {
 
 fn encode(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or("")).into_bytes();
-    for (name, value) in headers.iter().filter(|(name, _)| !super::hop::is_hop_by_hop(name)) {
+    for (name, value) in headers {
         head.extend_from_slice(name.as_str().as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());

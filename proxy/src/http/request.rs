@@ -280,19 +280,19 @@ impl Forward {
             UpstreamProtocol::Auto => head.version == Version::HTTP_2,
         };
         let from_h2 = head.version == Version::HTTP_2;
-        let (mut body, hold) = body(source, &head, self.seen, from_h2);
+        let (mut body, hold) = body(source, &head, self.seen, &caller);
         let meter = body.meter();
         let held = hold.map(|(hold, gate)| {
             body.hold(hold);
             gate
         });
         prepare_head(connection, current, &self, &mut head);
-        let request = match outgoing(head, http2, from_h2) {
-            Ok(head) => Request::from_parts(head, body),
-            Err(fault) => return respond::fault(fault, record),
-        };
         let endpoint = match self.cluster.pick(connection.worker.draw()) {
             Ok(endpoint) => endpoint,
+            Err(fault) => return respond::fault(fault, record),
+        };
+        let request = match outgoing(head, http2, from_h2, endpoint.address) {
+            Ok(head) => Request::from_parts(head, body),
             Err(fault) => return respond::fault(fault, record),
         };
         if let Some(log) = &mut record.log {
@@ -304,9 +304,7 @@ impl Forward {
             Err(mut fault) => {
                 if let Some(meter) = &meter {
                     record.bytes_in = meter.bytes.get();
-                    if meter.failed.get() {
-                        fault = Fault::BadBody;
-                    }
+                    fault = meter.failed.get().unwrap_or(fault);
                 }
                 respond::fault(fault, record)
             }
@@ -317,11 +315,15 @@ impl Forward {
 type Held = (Hold, Rc<HoldGate>);
 
 /// The request's body; kept back if the caller waits for `100 Continue`.
-fn body(source: Source, head: &Parts, seen: Seen, from_h2: bool) -> (RequestBody, Option<Held>) {
+fn body(source: Source, head: &Parts, seen: Seen, caller: &Caller) -> (RequestBody, Option<Held>) {
     let body = RequestBody::new(source);
-    let expects = seen.expect() && body.meter().is_some();
-    let knows = from_h2 || head.version == Version::HTTP_11;
-    (body, (expects && knows).then(Hold::new))
+    let expects = seen.expect() && head.headers.contains_key(EXPECT) && body.meter().is_some();
+    let hold = match caller {
+        Caller::Old => None,
+        Caller::H1(_) => expects.then(|| Hold::new(None)),
+        Caller::H2(_) => expects.then(|| Hold::new(Some(Box::new(caller.clone())))),
+    };
+    (body, hold)
 }
 
 /// Makes the head what the rule, the backend and the protocol's rules want it to be.
@@ -352,7 +354,13 @@ fn prepare_head(connection: &Connection, current: &Current, forward: &Forward, h
 }
 
 /// The head in the form that the upstream's protocol wants: origin form and `Host` in HTTP/1, pseudo-headers in HTTP/2.
-fn outgoing(mut head: Parts, http2: bool, from_h2: bool) -> Result<Parts, Fault> {
+fn outgoing(mut head: Parts, http2: bool, from_h2: bool, endpoint: SocketAddr) -> Result<Parts, Fault> {
+    // HTTP/1.0 may come without one; what goes on must have one, and nobody named another than the endpoint itself.
+    if !head.headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(&endpoint.to_string())
+    {
+        head.headers.insert(HOST, host);
+    }
     let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     if http2 {
         let host = head.headers.remove(HOST);
@@ -432,8 +440,8 @@ fn log_entry(connection: &Connection, current: &Current, head: &Parts, correlati
     }))
 }
 
-/// Logs and counts a request that the gate refused before it became one.
-pub fn log_refusal(connection: &Rc<Connection>, bad: BadRequest) {
+/// Logs and counts a request that the gate refused before it became one, and gives the id it is logged under.
+pub fn log_refusal(connection: &Rc<Connection>, bad: BadRequest) -> HeaderValue {
     let current = connection.listener.current(&connection.worker);
     let mut record = Record::start(Instant::now());
     record.belongs_to(&current.prepared.unmatched(&connection.worker));
@@ -448,4 +456,5 @@ pub fn log_refusal(connection: &Rc<Connection>, bad: BadRequest) {
         log.method = Method::from_bytes(b"-").unwrap_or(Method::GET);
     }
     record.complete();
+    correlation.request_id
 }

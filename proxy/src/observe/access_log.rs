@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileTypeExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,6 +136,10 @@ impl Sink {
 }
 
 fn append(path: &std::path::Path) -> std::io::Result<File> {
+    // Opening a pipe for writing waits for a reader, perhaps for ever; with both ends it does not.
+    if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+        return OpenOptions::new().read(true).write(true).open(path);
+    }
     OpenOptions::new().create(true).append(true).open(path)
 }
 

@@ -167,7 +167,7 @@ fn field(out: &mut Vec<u8>, field: Field, entry: &LogEntry, numbers: &Finished) 
             None => text(out, ""),
         },
         Field::Hostname => text(out, &HOSTNAME),
-        Field::RequestId => out.extend_from_slice(entry.request_id.as_bytes()),
+        Field::RequestId => defused(out, entry.request_id.as_bytes()),
         Field::TraceId => text(out, entry.trace_id.as_deref().unwrap_or("")),
         Field::Generation => number(out, entry.generation.into()),
         Field::Listener => text(out, &entry.listener),
@@ -186,7 +186,11 @@ fn header(out: &mut Vec<u8>, reference: &HeaderRef, headers: Option<&HeaderMap>,
     });
     let value = value.filter(|value| !value.is_empty()).unwrap_or(b"-");
     let value = &value[..value.len().min(reference.max_length.unwrap_or(usize::MAX))];
-    // A quote or control character would let a caller write its own columns or lines.
+    defused(out, value);
+}
+
+/// Appends what a caller wrote: a quote or control character would let it write columns or lines of its own.
+fn defused(out: &mut Vec<u8>, value: &[u8]) {
     out.extend(value.iter().map(|b| if b.is_ascii_control() || *b == b'"' { b'_' } else { *b }));
 }
 

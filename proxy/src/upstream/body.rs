@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::informational::Hold;
+use crate::error::Fault;
 
 /// Why a body broke off.
 #[derive(Debug)]
@@ -29,6 +30,20 @@ impl std::fmt::Display for BodyError {
             Self::H1(error) => error.fmt(f),
             Self::H2(error) => error.fmt(f),
         }
+    }
+}
+
+impl BodyError {
+    /// What it means when a caller's body breaks off so: the caller went away, or sent something malformed.
+    pub fn callers_fault(&self) -> Fault {
+        let gone = match self {
+            Self::H1(error) => {
+                let io = std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
+                error.is_incomplete_message() || error.is_closed() || io
+            }
+            Self::H2(error) => error.is_io() || error.is_reset() || error.is_go_away(),
+        };
+        if gone { Fault::DownstreamGone } else { Fault::BadBody }
     }
 }
 
@@ -121,8 +136,10 @@ fn poll_h2(body: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Resul
 pub struct Meter {
     /// Bytes that went through.
     pub bytes: Cell<u64>,
-    /// Whether the caller broke it off.
-    pub failed: Cell<bool>,
+    /// Why it broke off on the caller's side, if it did.
+    pub failed: Cell<Option<Fault>>,
+    /// Whether nothing more of it will be sent, for better or worse.
+    pub over: Cell<bool>,
 }
 
 /// A request body on its way upstream.
@@ -150,6 +167,14 @@ impl RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(meter) = &self.meter {
+            meter.over.set(true);
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -163,7 +188,7 @@ impl Body for RequestBody {
         if let Some(meter) = &self.meter {
             match &frame {
                 Some(Ok(frame)) => meter.bytes.set(meter.bytes.get() + frame.data_ref().map_or(0, Bytes::len) as u64),
-                Some(Err(_)) => meter.failed.set(true),
+                Some(Err(error)) => meter.failed.set(Some(error.callers_fault())),
                 None => {}
             }
         }

@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -12,6 +14,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use weir_config::snapshot::Cluster;
 
 use super::Waiting;
@@ -118,7 +122,7 @@ async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Idle, Fault>
         .preserve_header_case(true)
         .max_buf_size(MAX_BUFFER)
         .max_header_size(MAX_RESPONSE_HEAD)
-        .handshake(TokioIo::new(stream));
+        .handshake(TokioIo::new(HalfDeaf(stream)));
     let (sender, connection) = handshake.await.map_err(|error| fault(&error))?;
     endpoint.shard.opened[0].add(1);
     endpoint.shard.open.add(1);
@@ -155,6 +159,35 @@ async fn send(
         polled
     })
     .await
+}
+
+/// A socket whose reading side alone decides what became of an exchange. A peer that answers early and closes resets what
+/// is still being sent to it; its answer is there to be read all the same, and hyper would drop it at the failed write.
+struct HalfDeaf(TcpStream);
+
+impl AsyncRead for HalfDeaf {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for HalfDeaf {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes).map(|written| Ok(written.unwrap_or(bytes.len())))
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let all = || bytes.iter().map(|slice| slice.len()).sum();
+        Pin::new(&mut self.0).poll_write_vectored(cx, bytes).map(|written| Ok(written.unwrap_or_else(|_| all())))
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 fn fault(error: &hyper::Error) -> Fault {

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Request, Response};
 use http_body::Body;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use weir_config::snapshot::Cluster;
 
 use super::Waiting;
@@ -25,14 +27,46 @@ use crate::error::Fault;
 #[derive(Default)]
 pub struct Pool {
     connections: RefCell<Vec<Rc<Connection>>>,
-    opening: RefCell<Option<Rc<Notify>>>,
+    opening: RefCell<Option<Rc<Attempt>>>,
     closed: Cell<bool>,
 }
 
 struct Connection {
     sender: SendRequest<Bytes>,
     streams: Cell<usize>,
-    ended: Cell<bool>,
+    /// Why it takes no more requests, if it does not.
+    ended: Cell<Option<Fault>>,
+    /// Told when the peer's SETTINGS are there, and when the connection ends.
+    settled: Notify,
+}
+
+/// A connection that is being opened; requests that arrive meanwhile wait for it and share its fate.
+#[derive(Default)]
+struct Attempt {
+    over: Notify,
+    failed: Cell<Option<Fault>>,
+}
+
+/// A request on its stream: the stream counts until both the response and the upload are over.
+pub struct Exchange {
+    _stream: Rc<Stream>,
+    upload: Option<JoinHandle<()>>,
+}
+
+impl Exchange {
+    /// The response is complete; what is still being uploaded may go on.
+    pub fn let_upload_go_on(mut self) {
+        self.upload = None;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // Nobody waits for the answer any more, and the upload may be stalled for ever.
+        if let Some(upload) = &self.upload {
+            upload.abort();
+        }
+    }
 }
 
 /// A stream of a connection, counted until it is dropped.
@@ -54,7 +88,7 @@ impl Pool {
     /// A place on a connection with room, the fullest first, so that as few as possible stay open.
     fn place(&self) -> Option<Stream> {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|connection| !connection.ended.get());
+        connections.retain(|connection| connection.ended.get().is_none());
         let room = connections.iter().filter(|c| c.streams.get() < c.sender.current_max_send_streams());
         let connection = room.max_by_key(|c| c.streams.get())?;
         connection.streams.set(connection.streams.get() + 1);
@@ -68,16 +102,22 @@ pub(super) async fn exchange(
     cluster: &Cluster,
     request: Request<RequestBody>,
     waiting: &Waiting<'_>,
-) -> Result<(Response<Source>, Stream), Fault> {
+) -> Result<(Response<Source>, Exchange), Fault> {
     let (parts, body) = request.into_parts();
     let ends = body.is_end_stream();
     let (stream, mut sender) = ready(endpoint, cluster).await?;
+    let stream = Rc::new(stream);
     let (response, send) = sender.send_request(Request::from_parts(parts, ()), ends).map_err(|error| fault(&error))?;
-    if !ends {
-        tokio::task::spawn_local(pump(body, send));
-    }
+    let upload = (!ends).then(|| {
+        let counted = Rc::clone(&stream);
+        tokio::task::spawn_local(async move {
+            pump(body, send).await;
+            drop(counted);
+        })
+    });
+    let exchange = Exchange { _stream: stream, upload };
     let response = wait(response, waiting).await.map_err(|error| fault(&error))?;
-    Ok((response.map(Source::h2), stream))
+    Ok((response.map(Source::h2), exchange))
 }
 
 /// A connection that takes a request now. One that ended or said GOAWAY refuses before anything is sent, and the next
@@ -89,8 +129,8 @@ async fn ready(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<(Stream, Se
         match stream.0.sender.clone().ready().await {
             Ok(sender) => return Ok((stream, sender)),
             Err(error) => {
-                stream.0.ended.set(true);
                 last = fault(&error);
+                stream.0.ended.set(Some(last));
             }
         }
     }
@@ -108,19 +148,23 @@ async fn wait(mut response: ResponseFuture, waiting: &Waiting<'_>) -> Result<Res
     .await
 }
 
-/// A place on a connection; opens one if there is none. Requests that arrive meanwhile wait for the same connection.
+/// A place on a connection; opens one if there is none. Requests that arrive meanwhile wait for the same connection, and
+/// fail with it: were each to try for itself, they would time out one after the other.
 async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Stream, Fault> {
     loop {
         if let Some(stream) = endpoint.h2.place() {
             return Ok(stream);
         }
         let opening = endpoint.h2.opening.borrow().clone();
-        if let Some(opening) = opening {
-            opening.notified().await;
-            continue;
+        if let Some(attempt) = opening {
+            attempt.over.notified().await;
+            match attempt.failed.get() {
+                Some(fault) => return Err(fault),
+                None => continue,
+            }
         }
-        let guard = Opening::begin(endpoint);
-        let connection = open(endpoint, cluster).await?;
+        let guard = Opening::begin(&endpoint.h2);
+        let connection = open(endpoint, cluster).await.inspect_err(|fault| guard.attempt.failed.set(Some(*fault)))?;
         connection.streams.set(1);
         if !endpoint.h2.closed.get() {
             endpoint.h2.connections.borrow_mut().push(Rc::clone(&connection));
@@ -130,24 +174,29 @@ async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Stream, F
     }
 }
 
-/// Holds the place of a connection that is being opened, and wakes those who wait for it however it ends.
-struct Opening<'e>(&'e Pool);
+/// Holds the place of a connection that is being opened, and wakes those who wait for it however it ends. Whoever opens
+/// it may be cancelled; then one of those who wait tries next.
+struct Opening<'e> {
+    pool: &'e Pool,
+    attempt: Rc<Attempt>,
+}
 
 impl<'e> Opening<'e> {
-    fn begin(endpoint: &'e Endpoint) -> Self {
-        *endpoint.h2.opening.borrow_mut() = Some(Rc::new(Notify::new()));
-        Self(&endpoint.h2)
+    fn begin(pool: &'e Pool) -> Self {
+        let attempt = Rc::<Attempt>::default();
+        *pool.opening.borrow_mut() = Some(Rc::clone(&attempt));
+        Self { pool, attempt }
     }
 }
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        if let Some(notify) = self.0.opening.borrow_mut().take() {
-            notify.notify_waiters();
-        }
+        *self.pool.opening.borrow_mut() = None;
+        self.attempt.over.notify_waiters();
     }
 }
 
+/// Opens a connection and waits for the peer's SETTINGS: until they are there, nobody knows how many streams it takes.
 async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Rc<Connection>, Fault> {
     let opened = super::connect(endpoint.address, cluster.connect_timeout).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
@@ -157,25 +206,62 @@ async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Rc<Connectio
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
-        // Until the peer's SETTINGS arrive; 100 is what RFC 9113 recommends as a least value.
-        .initial_max_send_streams(100)
+        .initial_max_send_streams(0)
         .handshake(stream);
     let (sender, connection) = handshake.await.map_err(|error| fault(&error))?;
+    let state = Rc::new(Connection { sender, streams: Cell::new(0), ended: Cell::new(None), settled: Notify::new() });
+    tokio::task::spawn_local(drive(connection, Rc::clone(&state), endpoint));
+    let settled = async {
+        // Without a limit of the peer's, h2 says so with its largest number.
+        while state.ended.get().is_none() && state.sender.current_max_send_streams() == 0 {
+            state.settled.notified().await;
+        }
+    };
+    let in_time = tokio::time::timeout(cluster.connect_timeout, settled).await;
+    match (in_time, state.ended.get()) {
+        (_, Some(fault)) => Err(fault),
+        (Err(_), None) => {
+            state.ended.set(Some(Fault::ConnectTimeout));
+            super::count_failure(endpoint, Fault::ConnectTimeout);
+            Err(Fault::ConnectTimeout)
+        }
+        (Ok(()), None) => Ok(state),
+    }
+}
+
+/// Drives a connection to its end.
+fn drive(
+    mut connection: h2::client::Connection<TcpStream, Bytes>,
+    state: Rc<Connection>,
+    endpoint: &Endpoint,
+) -> impl Future<Output = ()> + use<> {
     endpoint.shard.opened[1].add(1);
     endpoint.shard.open.add(1);
     let shard = Arc::clone(&endpoint.shard);
-    let state = Rc::new(Connection { sender, streams: Cell::new(0), ended: Cell::new(false) });
-    let ended = Rc::downgrade(&state);
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
+    // The connection ends when the last sender is gone, so its own task may not hold one.
+    let state = Rc::downgrade(&state);
+    let mut settled = false;
+    async move {
+        let ended = poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            if !settled && let Some(state) = state.upgrade() {
+                settled = state.sender.current_max_send_streams() > 0;
+                if settled {
+                    state.settled.notify_waiters();
+                }
+            }
+            polled
+        })
+        .await;
+        if let Err(error) = &ended {
             tracing::debug!(%error, "upstream HTTP/2 connection ended");
         }
-        if let Some(state) = ended.upgrade() {
-            state.ended.set(true);
+        if let Some(state) = state.upgrade() {
+            state.ended.set(Some(ended.map_or_else(|error| fault(&error), |()| Fault::UpstreamClosed)));
+            state.settled.notify_waiters();
         }
         shard.open.sub(1);
-    });
-    Ok(state)
+    }
 }
 
 fn fault(error: &h2::Error) -> Fault {

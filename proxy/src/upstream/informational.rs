@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Hold {
     gate: Rc<HoldGate>,
     patience: Pin<Box<Sleep>>,
+    /// Who must be told to send the body when patience ends; on HTTP/1 hyper says it by itself.
+    tell: Option<Box<dyn Inform>>,
 }
 
 /// Opens a [`Hold`].
@@ -49,15 +51,22 @@ impl HoldGate {
 }
 
 impl Hold {
-    /// A closed hold and what opens it.
-    pub fn new() -> (Self, Rc<HoldGate>) {
+    /// A closed hold and what opens it. `tell` is told to go on if the upstream never says so.
+    pub fn new(tell: Option<Box<dyn Inform>>) -> (Self, Rc<HoldGate>) {
         let gate = Rc::<HoldGate>::default();
-        (Self { gate: Rc::clone(&gate), patience: Box::pin(tokio::time::sleep(PATIENCE)) }, gate)
+        (Self { gate: Rc::clone(&gate), patience: Box::pin(tokio::time::sleep(PATIENCE)), tell }, gate)
     }
 
     /// Ready when the body may go.
     pub fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.gate.open.get() || self.patience.as_mut().poll(cx).is_ready() {
+        if self.gate.open.get() {
+            return Poll::Ready(());
+        }
+        if self.patience.as_mut().poll(cx).is_ready() {
+            self.gate.open.set(true);
+            if let Some(caller) = self.tell.take() {
+                caller.inform(StatusCode::CONTINUE, &HeaderMap::new());
+            }
             return Poll::Ready(());
         }
         *self.gate.waiting.borrow_mut() = Some(cx.waker().clone());

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use weir_config::snapshot::Cluster;
 
 use crate::error::Fault;
-use body::{RequestBody, Source};
+use body::{Meter, RequestBody, Source};
 use endpoint::Endpoint;
 use informational::{HoldGate, Inform};
 
@@ -32,16 +32,21 @@ pub struct Lease {
 }
 
 enum Connection {
-    H1(h1::Idle),
-    H2(#[expect(dead_code, reason = "counts the stream until it is dropped")] h2::Stream),
+    /// With the meter of the request's body, if it had one.
+    H1(h1::Idle, Option<Rc<Meter>>),
+    H2(h2::Exchange),
 }
 
 impl Lease {
-    /// The exchange is complete on the upstream's side: its connection may serve the next one.
+    /// The response is complete: the connection may serve the next exchange, unless the request is still being sent.
     pub fn finished(self) {
         match self.connection {
-            Connection::H1(idle) => self.load.0.h1.put(idle),
-            Connection::H2(_) => {}
+            Connection::H1(idle, meter) => {
+                if meter.is_none_or(|meter| meter.over.get()) {
+                    self.load.0.h1.put(idle);
+                }
+            }
+            Connection::H2(exchange) => exchange.let_upload_go_on(),
         }
     }
 }
@@ -107,12 +112,13 @@ pub async fn exchange(
     waiting: &Waiting<'_>,
 ) -> Result<Answer, Fault> {
     let load = Load::new(endpoint);
+    let meter = request.body().meter();
     let (response, connection) = if http2 {
-        let (response, stream) = h2::exchange(endpoint, cluster, request, waiting).await?;
-        (response, Connection::H2(stream))
+        let (response, exchange) = h2::exchange(endpoint, cluster, request, waiting).await?;
+        (response, Connection::H2(exchange))
     } else {
         let (response, idle) = h1::exchange(endpoint, cluster, request, waiting).await?;
-        (response, Connection::H1(idle))
+        (response, Connection::H1(idle, meter))
     };
     Ok(Answer { response, lease: Lease { load, connection } })
 }
