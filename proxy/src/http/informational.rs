@@ -10,6 +10,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
 use super::gate::H1Shared;
+use super::h1_gate::Place;
+use crate::error::Fault;
 use crate::upstream::informational::Inform;
 
 /// The caller's side of one request, for 1xx responses.
@@ -21,6 +23,19 @@ pub enum Caller {
     H2(Rc<RefCell<h2::server::SendResponse<Bytes>>>),
     /// HTTP/1.0, which knows no 1xx.
     Old,
+}
+
+impl Caller {
+    /// Why the gate refused the body of the request in flight, if it did.
+    pub fn refusal(&self) -> Option<Fault> {
+        match self {
+            Self::H1(shared) => match shared.refusal() {
+                Some((bad, Place::Body)) => Some(Fault::BadRequest(bad)),
+                Some((_, Place::Head)) | None => None,
+            },
+            Self::H2(_) | Self::Old => None,
+        }
+    }
 }
 
 impl Inform for Caller {

@@ -304,7 +304,8 @@ impl Forward {
             Err(mut fault) => {
                 if let Some(meter) = &meter {
                     record.bytes_in = meter.bytes.get();
-                    fault = meter.failed.get().unwrap_or(fault);
+                    // To the codec, a body that the gate refused looks like one that broke off.
+                    fault = caller.refusal().or(meter.failed.get()).unwrap_or(fault);
                 }
                 respond::fault(fault, record)
             }
