@@ -38,8 +38,9 @@ impl Redirect {
         let port = self.port.or_else(|| if self.scheme.is_some() { None } else { port(authority) });
         let port = port.filter(|port| !matches!((new_scheme, port), ("http", 80) | ("https", 443)));
         let path = self.path.as_ref().map_or(Cow::Borrowed(path), |rewrite| rewrite.apply(path));
-        let mut location = format!("{new_scheme}://{host}");
-        if let Some(port) = port {
+        // HTTP/1.0 may not say which host it asked; a relative reference then says all there is to say.
+        let mut location = if host.is_empty() { String::new() } else { format!("{new_scheme}://{host}") };
+        if let (Some(port), false) = (port, host.is_empty()) {
             location.push_str(&format!(":{port}"));
         }
         location.push_str(&path);
@@ -93,6 +94,7 @@ mod tests {
         assert_eq!(redirect.location("http", "shop:8080", "/a", None), "https://shop:8443/a");
         redirect.scheme = None;
         redirect.port = None;
+        assert_eq!(redirect.location("http", "", "/a", Some("b")), "/a?b");
         redirect.host = Some("new".into());
         assert_eq!(redirect.location("http", "shop:8080", "/a", None), "http://new:8080/a");
     }

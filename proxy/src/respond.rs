@@ -1,6 +1,6 @@
 //! Responses that weir makes itself.
 //!
-//! Every one of them carries `x-weir-error` with a stable code, and says in one line what happened. Callers that speak
+//! Every error among them carries `x-weir-error` with a stable code, and says in one line what happened. Callers that speak
 //! gRPC get a trailers-only response instead: HTTP 200 with `grpc-status` and `grpc-message`.
 
 use bytes::Bytes;

@@ -3,6 +3,7 @@
 mod access_log;
 mod correlation;
 mod errors;
+mod framing;
 mod grpc;
 mod hops;
 mod interim;
@@ -23,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         trailers::trials(),
         streaming::trials(),
         errors::trials(),
+        framing::trials(),
         correlation::trials(),
         grpc::trials(),
         load::trials(),

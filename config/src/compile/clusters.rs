@@ -9,7 +9,7 @@ pub(super) fn compile(config: &Config, found: &mut Diagnostics) -> (Vec<Cluster>
     let root = Path::ROOT;
     let all = root.key("clusters");
     let mut clusters = Vec::with_capacity(config.clusters.len());
-    let mut names = ClusterNames::with_capacity(config.clusters.len());
+    let mut names = ClusterNames::new();
     for ((name, cluster), id) in config.clusters.iter().zip(0_u32..) {
         let path = all.key(name);
         check_name(name, &path, found);

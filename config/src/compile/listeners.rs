@@ -108,7 +108,7 @@ fn app_cluster(
     };
     let app_path = path.key("app");
     let address = socket_address(app, &app_path, found)?;
-    if address == own {
+    if overlap(own, address) {
         found.error(&app_path, "the app's address is the listener's own").hint =
             Some("requests would go round for ever".to_owned());
     }

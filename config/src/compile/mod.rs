@@ -9,7 +9,7 @@ mod matches;
 mod routes;
 mod shadow;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::error::{Diagnostics, Path};
 use crate::schema::{Auto, Config, Workers};
@@ -38,8 +38,11 @@ pub fn compile(config: &Config, found: &mut Diagnostics) -> Option<Snapshot> {
     })
 }
 
-/// Clusters by name.
-type ClusterNames = HashMap<String, ClusterId>;
+/// The least time between two questions for one name.
+const MIN_TTL: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Clusters by name; in order, so that suggestions are the same every time.
+type ClusterNames = BTreeMap<String, ClusterId>;
 
 fn bootstrap(config: &Config, found: &mut Diagnostics) -> Bootstrap {
     let root = Path::ROOT;
@@ -61,8 +64,12 @@ fn bootstrap(config: &Config, found: &mut Diagnostics) -> Bootstrap {
         }
     }
     let (min_ttl, max_ttl) = (config.dns.min_ttl.0, config.dns.max_ttl.0);
-    if min_ttl > max_ttl || max_ttl.is_zero() {
-        found.error(&dns_path.key("max_ttl"), "`max_ttl` must not be zero or below `min_ttl`");
+    if min_ttl < MIN_TTL {
+        found.error(&dns_path.key("min_ttl"), "answers must be used for at least `100ms`").hint =
+            Some("names would be asked for without a pause".to_owned());
+    }
+    if min_ttl > max_ttl {
+        found.error(&dns_path.key("max_ttl"), "`max_ttl` must not be below `min_ttl`");
     }
     let probes = config
         .probes

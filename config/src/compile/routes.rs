@@ -87,6 +87,14 @@ fn file_hosts(
                 Some("leave `listeners` out for every outbound listener".to_owned());
         }
     }
+    if route.listeners.is_none() && !listeners.iter().any(|draft| draft.listener.direction == Direction::Outbound) {
+        found
+            .error(
+                path,
+                "this route belongs to no listener: without `listeners` a route is for outbound ones, and there are none",
+            )
+            .hint = Some("name the listeners, for example `listeners: [inbound]`".to_owned());
+    }
     let hosts_path = path.key("hosts");
     if route.hosts.is_empty() {
         found.error(&hosts_path, "a route without hosts takes no request").hint =
@@ -317,12 +325,32 @@ fn path_rewrite(
         (None, None, Some(regex)) => {
             let here = path.key("regex");
             let pattern = matches::regex(&regex.pattern, false, &here.key("pattern"), found)?;
+            check_replacement(&pattern, &regex.replace, &here.key("replace"), found);
             Some(PathRewrite::Regex { pattern, replacement: regex.replace.as_str().into() })
         }
         _ => {
             found.error(path, "a path rewrite has exactly one of `full`, `prefix`, `regex`").hint =
                 Some("for example `path: { prefix: /v2 }`".to_owned());
             None
+        }
+    }
+}
+
+/// Checks what a pattern is replaced with: characters that may stand in a path, and groups that the pattern has.
+fn check_replacement(pattern: &regex::Regex, replacement: &str, at: &Path<'_>, found: &mut Diagnostics) {
+    let odd = |c: &char| !c.is_ascii_graphic() || matches!(c, '?' | '#');
+    if let Some(odd) = replacement.chars().find(odd) {
+        found.error(at, format!("`{odd}` may not stand in a path")).hint =
+            Some("write it percent-encoded; the query stays as it is".to_owned());
+    }
+    let groups = regex::Regex::new(r"\$(?:\{([^}]*)\}|([0-9A-Za-z_]+))").ok();
+    let literal = replacement.replace("$$", "");
+    for group in groups.iter().flat_map(|groups| groups.captures_iter(&literal)) {
+        let name = group.get(1).or(group.get(2)).map_or("", |name| name.as_str());
+        let by_number = name.parse::<usize>().is_ok_and(|number| number < pattern.captures_len());
+        if !by_number && !pattern.capture_names().flatten().any(|known| known == name) {
+            found.error(at, format!("the pattern has no group `{name}`")).hint =
+                Some(format!("`${name}` takes every letter, digit and `_` that follows; write `${{1}}` to end it earlier"));
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod pages;
 
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +66,8 @@ pub async fn start(shared: &Arc<Shared>, bootstrap: &Bootstrap, level: LogLevel,
         }
         Some(AdminAddress::Unix(path)) => {
             // A socket file that an earlier process left behind would keep the address for ever.
-            if std::os::unix::net::UnixStream::connect(path).is_err() {
+            let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+            if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
                 let _ = std::fs::remove_file(path);
             }
             let listener =

@@ -112,7 +112,12 @@ impl Discovery {
     /// What a name resolves to. A name that nobody follows resolves to nothing.
     pub fn get(&self, name: &str) -> Arc<Resolved> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.get(name).cloned().unwrap_or_else(Resolved::new)
+        names.get(name).cloned().unwrap_or_else(|| {
+            // Marked as given up, so that whoever holds it asks again once the name is followed.
+            let nothing = Resolved::new();
+            nothing.stopped.store(true, Ordering::Release);
+            nothing
+        })
     }
 
     /// All names, for people.

@@ -33,6 +33,15 @@ impl ResponseBody {
         Self { source, meter: None, record, lease: None, in_flight: None, ends_in_status: false }
     }
 
+    /// Without the content of a body that weir made: the answer to HEAD has none, though its length is told.
+    #[must_use]
+    pub fn without_content(mut self) -> Self {
+        if matches!(self.source, Source::Full(_)) {
+            self.source = Source::Empty;
+        }
+        self
+    }
+
     /// A body from an upstream.
     pub fn upstream(source: Source, record: Record, meter: Option<Rc<Meter>>, lease: Lease) -> Self {
         let mut body = Self { source, meter, record, lease: Some(lease), in_flight: None, ends_in_status: false };

@@ -13,6 +13,16 @@ static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// What else is commonly taken for the truth about who called.
+const OTHER_CLAIMS: [&str; 6] = [
+    "x-forwarded-client-cert",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-real-ip",
+    "x-envoy-external-address",
+];
+
 /// The caller of a connection, prepared once.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -40,6 +50,9 @@ impl Caller {
 pub fn apply(headers: &mut HeaderMap, mode: ForwardingHeaders, caller: &Caller, host: Option<&HeaderValue>) {
     if !caller.trusted {
         for name in [&FOR, &PROTO, &ORIGINAL_HOST, &FORWARDED] {
+            headers.remove(name);
+        }
+        for name in OTHER_CLAIMS {
             headers.remove(name);
         }
     }
@@ -126,6 +139,7 @@ mod tests {
             ["forwarded=for=9.9.9.9", "x-forwarded-for=1.1.1.1", "x-forwarded-for=2.2.2.2", "x-forwarded-proto=https"]
         );
         assert!(run(&claims, None, "8.8.8.8", false).is_empty());
+        assert!(run(&[("x-forwarded-client-cert", "By=x"), ("x-real-ip", "1.1.1.1")], None, "8.8.8.8", false).is_empty());
         assert_eq!(
             run(&claims, XForwarded, "::ffff:10.0.0.1", true),
             [

@@ -167,6 +167,7 @@ impl Inspector {
         let mut few = [const { MaybeUninit::uninit() }; STACK_FIELDS];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(head, &mut few) {
+            Ok(_) if request.headers.len() > self.max_fields => Err(BadRequest::HeaderCount),
             Ok(_) => facts(&request),
             Err(httparse::Error::TooManyHeaders) => {
                 let mut many = vec![MaybeUninit::uninit(); self.max_fields];

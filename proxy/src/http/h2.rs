@@ -31,6 +31,10 @@ const MAX_PENDING_RESETS: usize = 200;
 /// of a connection, so it must leave room for honest mistakes.
 const MAX_PROVOKED_RESETS: usize = 256;
 
+/// The largest header list there can be, whatever the limits say: a header map holds 24,576 names and panics at one
+/// more, and so many names cost more than this.
+const MAX_HEADER_LIST: u32 = 768 << 10;
+
 /// After a flood, GOAWAY has this long to leave.
 const MAX_LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -40,7 +44,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
     let flood = Rc::new(Cell::new(None));
     let inspector = Inspector::new(limits.http2.clone(), Instant::now());
     let io = H2Io { stream, prefix, inspector, flood: Rc::clone(&flood) };
-    let header_list = u32::try_from(limits.header_bytes.saturating_mul(2)).unwrap_or(u32::MAX);
+    let header_list = u32::try_from(limits.header_bytes.saturating_mul(2)).unwrap_or(u32::MAX).min(MAX_HEADER_LIST);
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -69,10 +73,11 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
             if member.is_aborted() || over {
                 return Poll::Ready(None);
             }
-            if member.is_draining() && !std::mem::replace(&mut told, true) {
+            let mut accepted = http.poll_accept(cx);
+            if accepted.is_pending() && member.is_draining() && !std::mem::replace(&mut told, true) {
                 http.graceful_shutdown();
+                accepted = http.poll_accept(cx);
             }
-            let accepted = http.poll_accept(cx);
             if let Some(found) = flood.take() {
                 tracing::warn!(peer = %connection.peer, flood = ?found, "HTTP/2 flood; the connection is closed");
                 connection.listener.shard.floods.add(1);
@@ -103,7 +108,12 @@ async fn until_drained<F: Future>(future: F, member: &Member) -> Option<F::Outpu
     let mut future = pin!(future);
     poll_fn(|cx| {
         member.watch(cx);
-        if member.is_draining() { Poll::Ready(None) } else { future.as_mut().poll(cx).map(Some) }
+        // After a poll: what the caller sent already may be waiting to be read.
+        match future.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if member.is_draining() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use http::header::{EXPECT, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
@@ -42,6 +42,7 @@ pub async fn handle(connection: &Rc<Connection>, request: Request<Source>, calle
     let (mut head, source) = request.into_parts();
     let seen = Seen::of(&head.headers);
     record.grpc = seen.grpc();
+    let is_head = head.method == Method::HEAD;
     let correlation = correlate(connection, &mut head.headers, seen);
     record.log = log_entry(connection, &current, &head, &correlation);
 
@@ -62,6 +63,7 @@ pub async fn handle(connection: &Rc<Connection>, request: Request<Source>, calle
             respond::fault(fault, record)
         }
     };
+    let response = if is_head { response.map(ResponseBody::without_content) } else { response };
     tag(response, correlation.request_id)
 }
 
@@ -131,7 +133,9 @@ fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, re
     match &found.action {
         Action::Respond(_) => Ok(Plan::Respond(rule)),
         Action::Redirect(redirect) => {
-            let location = redirect.location("http", authority(head)?, &path(head)?, head.uri.query());
+            // The path as it came, unless it is the path that changes.
+            let path = if redirect.path.is_some() { path(head)? } else { Cow::Borrowed(head.uri.path()) };
+            let location = redirect.location(scheme(connection, head), authority(head)?, &path, head.uri.query());
             Ok(Plan::Redirect(rule, location))
         }
         Action::Forward(split) => {
@@ -145,6 +149,15 @@ fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, re
             };
             Ok(Plan::Forward(Forward { rule, backend, cluster, target, seen }))
         }
+    }
+}
+
+/// The scheme that the caller used, as far as it is known: a trusted proxy in front may have ended TLS.
+fn scheme(connection: &Connection, head: &Parts) -> &'static str {
+    let told = head.headers.get("x-forwarded-proto").filter(|_| connection.caller.is_trusted());
+    match told.map(HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        _ => "http",
     }
 }
 
@@ -189,7 +202,7 @@ fn check_h2(current: &Current, head: &Parts) -> Result<(), Fault> {
     let limits = &current.prepared.snapshot().listener(current.id).limits;
     // RFC 9113, section 6.5.2: 32 octets of overhead for each field.
     let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
-    let bad = if bytes + head.uri.path().len() > limits.header_bytes {
+    let bad = if bytes + head.uri.path_and_query().map_or(0, |target| target.as_str().len()) > limits.header_bytes {
         BadRequest::HeaderBytes
     } else if head.headers.len() > limits.header_count {
         BadRequest::HeaderCount
@@ -292,7 +305,13 @@ impl Forward {
             Err(fault) => return respond::fault(fault, record),
         };
         let request = match outgoing(head, http2, from_h2, endpoint.address) {
-            Ok(head) => Request::from_parts(head, body),
+            Ok(mut head) => {
+                // hyper frames a body of unknown length by itself, but not for a GET or HEAD, whose body it would drop.
+                if !http2 && meter.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
+                    head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
+                Request::from_parts(head, body)
+            }
             Err(fault) => return respond::fault(fault, record),
         };
         if let Some(log) = &mut record.log {

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use anyhow::Context;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use weir_config::snapshot::{Listener, Snapshot};
 
 /// Every socket that weir listens on.
@@ -150,6 +150,11 @@ impl Told {
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// A peer that is silent for 30 s is asked, and given up after three questions without an answer, 10 s apart.
+fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3)
+}
+
 /// Binds one socket for each worker to the same address. Port 0 becomes a free port, the same for all.
 ///
 /// # Errors
@@ -178,6 +183,8 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit it: a peer that vanished without a word is noticed, at no cost for each connection.
+    socket.set_tcp_keepalive(&keep_alive())?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

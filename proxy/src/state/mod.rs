@@ -10,7 +10,7 @@ pub mod prepared;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::TcpStream;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -93,6 +93,8 @@ pub struct Worker {
     listeners: RefCell<HashMap<Box<str>, Rc<ListenerState>>>,
     /// Listeners that were removed: another worker may still hand over a connection that it accepted before.
     leaving: RefCell<HashMap<Box<str>, Rc<ListenerState>>>,
+    /// Removed listeners whose connections may not have finished.
+    draining: RefCell<Vec<Weak<ListenerState>>>,
     log: RefCell<Option<Rc<LogHandle>>>,
 }
 
@@ -109,6 +111,7 @@ impl Worker {
             clusters: RefCell::default(),
             listeners: RefCell::default(),
             leaving: RefCell::default(),
+            draining: RefCell::default(),
             log: RefCell::default(),
         });
         worker.adopt();
@@ -166,14 +169,19 @@ impl Worker {
         log.clone()
     }
 
-    /// The state of a cluster, made when it is first used.
-    fn cluster(&self, cluster: &weir_config::snapshot::Cluster) -> Rc<ClusterState> {
+    /// The state of a cluster, made when it is first used. What is left of a removed listener asks for the clusters of
+    /// its own `generation`; it must not leave an old definition to those who came after.
+    fn cluster(&self, cluster: &weir_config::snapshot::Cluster, generation: u64) -> Rc<ClusterState> {
+        let current = generation == self.generation.get();
         let mut clusters = self.clusters.borrow_mut();
-        if let Some(state) = clusters.get(&cluster.name) {
+        if let Some(state) = clusters.get(&cluster.name).filter(|state| current || *state.config() == *cluster) {
             return Rc::clone(state);
         }
         let shard = self.shared.metrics.clusters.shard(&cluster.name, self.id);
         let state = ClusterState::new(cluster, &self.shared.discovery, shard);
+        if !current {
+            return state;
+        }
         clusters.insert(cluster.name.clone(), Rc::clone(&state));
         state
     }
@@ -215,7 +223,15 @@ impl Worker {
             leaving.clear();
         }
         leaving.insert(name.into(), Rc::clone(&state));
+        let mut draining = self.draining.borrow_mut();
+        draining.retain(|state| state.upgrade().is_some_and(|state| !state.connections.is_empty()));
+        draining.push(Rc::downgrade(&state));
         Some(state)
+    }
+
+    /// Listeners that were removed and whose connections may not have finished.
+    pub fn draining(&self) -> Vec<Rc<ListenerState>> {
+        self.draining.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The names of all listeners.

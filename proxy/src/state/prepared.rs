@@ -56,7 +56,7 @@ impl Prepared {
 
     /// A cluster's state.
     pub fn cluster(&self, worker: &Worker, id: ClusterId) -> Rc<ClusterState> {
-        Rc::clone(self.clusters[id.index()].get_or_init(|| worker.cluster(self.snapshot().cluster(id))))
+        Rc::clone(self.clusters[id.index()].get_or_init(|| worker.cluster(self.snapshot().cluster(id), self.generation())))
     }
 
     /// The series of a rule and one of its backends; place 0 if it has none.

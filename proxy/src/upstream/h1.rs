@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -98,10 +99,11 @@ pub(super) async fn exchange(
         }
         connection.inbox.subscribe(&mut request);
         match send(&mut connection, request, waiting).await {
-            Ok(response) => {
+            Ok(mut response) => {
                 if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
                     return Err(Fault::UpstreamProtocol);
                 }
+                unambiguous(response.headers_mut())?;
                 return Ok((response.map(Source::h1), connection));
             }
             Err(mut error) => match error.take_message() {
@@ -110,6 +112,20 @@ pub(super) async fn exchange(
                 _ => return Err(fault(error.error())),
             },
         }
+    }
+}
+
+/// The framing of a response has one meaning (RFC 9112, section 6.3): Transfer-Encoding overrides Content-Length, and
+/// must be `chunked` alone, because that is all that is undone here.
+fn unambiguous(headers: &mut HeaderMap) -> Result<(), Fault> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            headers.remove(CONTENT_LENGTH);
+            Ok(())
+        }
+        (Some(_), _) => Err(Fault::UpstreamProtocol),
     }
 }
 

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use weir_config::snapshot::Cluster;
 
@@ -123,12 +124,21 @@ pub async fn exchange(
     Ok(Answer { response, lease: Lease { load, connection } })
 }
 
+/// An idle upstream that vanished without a word is noticed within a minute.
+const KEEP_ALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
+/// What was sent and is not acknowledged for this long will not be.
+const GIVE_UP: Duration = Duration::from_secs(30);
+
 /// Opens a TCP connection.
 async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Fault> {
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
             // Small writes must not wait for acknowledgements; a socket that refuses is no worse than before.
             let _ = stream.set_nodelay(true);
+            let socket = SockRef::from(&stream);
+            let _ = socket.set_tcp_keepalive(&KEEP_ALIVE);
+            let _ = socket.set_tcp_user_timeout(Some(GIVE_UP));
             Ok(stream)
         }
         Ok(Err(error)) => {
