@@ -83,7 +83,8 @@ impl App {
             let thread = std::thread::Builder::new().name(format!("weir-worker-{id}"));
             app.workers.push(thread.spawn(move || worker::run(id, shared, mailbox)).context("no thread for a worker")?);
         }
-        app.tell_workers(change).await;
+        let told = app.sockets.commit(change);
+        app.tell_workers(told).await;
         app.shared.ready.store(true, Ordering::Release);
         tracing::info!(workers = workers.count, source = workers.source, "ready");
         Ok(app)
@@ -163,19 +164,20 @@ impl App {
                 return;
             }
         };
+        // Nothing can fail any more.
+        let told = self.sockets.commit(change);
         report(&self.applier.publish(prepared));
         self.follower.forget_others(&self.shared.store.load().snapshot);
-        self.tell_workers(change).await;
+        self.tell_workers(told).await;
     }
 
     /// Has the workers follow the published snapshot. Every worker knows a listener before any accepts on it.
-    async fn tell_workers(&mut self, change: sockets::Change) {
-        let change = self.sockets.commit(change);
+    async fn tell_workers(&self, told: sockets::Told) {
         // Only a worker that ended does not listen, and then the process is ending too.
         for mailbox in &self.shared.mailboxes {
-            let _ = mailbox.send(Message::Adopt { add: change.add.clone(), remove: change.remove.clone() }).await;
+            let _ = mailbox.send(Message::Adopt { add: told.add.clone(), remove: told.remove.clone() }).await;
         }
-        for (mailbox, sockets) in self.shared.mailboxes.iter().zip(change.shares) {
+        for (mailbox, sockets) in self.shared.mailboxes.iter().zip(told.shares) {
             let _ = mailbox.send(Message::Accept(sockets)).await;
         }
     }

@@ -40,6 +40,7 @@ pub struct Weir {
     /// Its configuration file.
     pub file: PathBuf,
     log: Arc<Mutex<Vec<Value>>>,
+    reader: Option<std::thread::JoinHandle<()>>,
     _dir: tempfile::TempDir,
 }
 
@@ -72,20 +73,30 @@ impl Weir {
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().ok_or("no stderr")?;
         let lines = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 lines.lock().expect("the log").push(value);
             }
         });
-        let mut weir =
-            Self { child, admin: SocketAddr::from(([0, 0, 0, 0], 0)), listeners: HashMap::new(), file, log, _dir: dir };
+        let mut weir = Self {
+            child,
+            admin: SocketAddr::from(([0, 0, 0, 0], 0)),
+            listeners: HashMap::new(),
+            file,
+            log,
+            reader: Some(reader),
+            _dir: dir,
+        };
         for _ in 0..4000 {
             if weir.said("ready").is_some() {
                 weir.read_addresses();
                 return Ok(weir);
             }
             if let Some(status) = weir.child.try_wait()? {
+                if let Some(reader) = weir.reader.take() {
+                    tokio::task::spawn_blocking(move || reader.join()).await?.map_err(|_| "the log's reader failed")?;
+                }
                 return Err(format!("weir ended with {status}: {:?}", weir.log()).into());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -111,10 +122,17 @@ impl Weir {
         *self.listeners.get(listener).unwrap_or_else(|| panic!("no listener {listener}"))
     }
 
-    /// As [`Weir::address`], for a listener that was added by a reload.
-    pub fn fresh_address(&mut self, listener: &str) -> Option<SocketAddr> {
-        self.read_addresses();
-        self.listeners.get(listener).copied()
+    /// As [`Weir::address`], for a listener that was added by a reload: waits until the log has it, which arrives by
+    /// another way than the generation that the reload waited for.
+    pub async fn fresh_address(&mut self, listener: &str) -> Option<SocketAddr> {
+        for _ in 0..2000 {
+            self.read_addresses();
+            if let Some(address) = self.listeners.get(listener) {
+                return Some(*address);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        None
     }
 
     /// The process.
@@ -199,6 +217,10 @@ impl Weir {
         let until = tokio::time::Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {
+                // Its last words are in the pipe still.
+                if let Some(reader) = self.reader.take() {
+                    tokio::task::spawn_blocking(move || reader.join()).await?.map_err(|_| "the log's reader failed")?;
+                }
                 return status.code().ok_or_else(|| "ended by a signal".into());
             }
             if tokio::time::Instant::now() > until {

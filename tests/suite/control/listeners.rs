@@ -66,7 +66,7 @@ async fn one_is_added() -> Result {
     let mut weir = Weir::start(&with("", &[("out", ANY)], origin.address)).await?;
     let mut stays = kept(weir.address("out")).await?;
     weir.reload(&with("", &[("out", ANY), ("second", ANY)], origin.address)).await?;
-    let second = weir.fresh_address("second").ok_or("the second listener is not in the log")?;
+    let second = weir.fresh_address("second").await.ok_or("the second listener is not in the log")?;
     // The generation is acknowledged, so the listener accepts: no waiting here. Many, so that both workers' sockets do.
     for _ in 0..50 {
         same!(raw::get(second, "app", "/").await?.text(), "here");
