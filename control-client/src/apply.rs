@@ -69,6 +69,11 @@ impl Applier {
         })
     }
 
+    /// What the source is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where the published snapshot is.
     pub fn store(&self) -> Arc<Store> {
         Arc::clone(&self.store)

@@ -148,7 +148,7 @@ impl App {
     pub async fn apply(&mut self, text: String) {
         let prepared = match self.applier.prepare(text) {
             Ok(prepared) => prepared,
-            Err(outcome) => return report(&outcome),
+            Err(outcome) => return report(self.applier.name(), &outcome),
         };
         self.follower.prepare(&prepared.snapshot, WARM_UP).await;
         let readied = match self.sockets.prepare(&prepared.snapshot).await {
@@ -166,7 +166,8 @@ impl App {
         };
         // Nothing can fail any more.
         let told = self.sockets.commit(change);
-        report(&self.applier.publish(prepared));
+        let outcome = self.applier.publish(prepared);
+        report(self.applier.name(), &outcome);
         self.follower.forget_others(&self.shared.store.load().snapshot);
         self.tell_workers(told).await;
     }
@@ -227,13 +228,13 @@ async fn changed(file: &mut Option<FileSource>) -> std::io::Result<String> {
     }
 }
 
-fn report(outcome: &Outcome) {
+fn report(source: &str, outcome: &Outcome) {
     match outcome {
         Outcome::Published(generation) => tracing::info!(generation, "configuration published"),
         Outcome::Unchanged => tracing::info!("the configuration means what it meant before; nothing to do"),
         Outcome::Rejected(mistakes) => {
             for mistake in mistakes.iter().take(20) {
-                tracing::error!(mistake = mistake.render("configuration"), "configuration rejected");
+                tracing::error!(mistake = mistake.render(source), "configuration rejected");
             }
             tracing::error!(mistakes = mistakes.len(), "configuration rejected; what served before still serves");
         }
