@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use weir_config::snapshot::Snapshot;
 use weir_control::file::FileSource;
 use weir_control::{Applier, Outcome};
@@ -85,6 +85,7 @@ impl App {
         }
         let told = app.sockets.commit(change);
         app.tell_workers(told).await;
+        app.workers_have_begun().await?;
         app.shared.ready.store(true, Ordering::Release);
         tracing::info!(workers = workers.count, source = workers.source, "ready");
         Ok(app)
@@ -181,6 +182,16 @@ impl App {
         for (mailbox, sockets) in self.shared.mailboxes.iter().zip(told.shares) {
             let _ = mailbox.send(Message::Accept(sockets)).await;
         }
+    }
+
+    /// Waits until every worker has done what it was told.
+    async fn workers_have_begun(&self) -> anyhow::Result<()> {
+        for (id, mailbox) in self.shared.mailboxes.iter().enumerate() {
+            let (done, begun) = oneshot::channel();
+            let _ = mailbox.send(Message::Report(done)).await;
+            begun.await.with_context(|| format!("worker {id} ended before it began"))?;
+        }
+        Ok(())
     }
 
     fn open_access_log(&self, snapshot: &Snapshot) -> std::io::Result<()> {

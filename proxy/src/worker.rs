@@ -38,6 +38,8 @@ async fn serve(id: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Messa
                 }
             }
             Some(Message::Connection(name, stream)) => take(&worker, &name, stream),
+            // Nobody may be waiting for it any more.
+            Some(Message::Report(done)) => drop(done.send(())),
             Some(Message::Drain(deadline)) => {
                 drain(&worker, deadline, &mut mailbox).await;
                 return;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use weir_control::{Status, Store};
 
 use crate::balance::cluster::ClusterState;
@@ -73,6 +73,8 @@ pub enum Message {
     Accept(Vec<(Box<str>, std::net::TcpListener)>),
     /// Serve this connection, which another worker accepted.
     Connection(Box<str>, TcpStream),
+    /// Say that everything told before is done.
+    Report(oneshot::Sender<()>),
     /// Finish what is in flight, then end.
     Drain(Duration),
 }

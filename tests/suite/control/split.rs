@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use weir_tests::load::Load;
 use weir_tests::quick::Quick;
-use weir_tests::{Result, Trial, Weir, holds, raw, same, test};
+use weir_tests::{Result, Trial, Weir, holds, raw, same, test_alone};
 
 use super::{run_for, soak, table};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
-        test("control::split::one_worker_keeps_to_the_weights", || keeps_to_the_weights(1)),
-        test("control::split::two_workers_keep_to_the_weights", || keeps_to_the_weights(2)),
-        test("control::split::a_new_weight_holds_within_a_second", a_new_weight_holds_within_a_second),
+        test_alone("control::split::one_worker_keeps_to_the_weights", || keeps_to_the_weights(1)),
+        test_alone("control::split::two_workers_keep_to_the_weights", || keeps_to_the_weights(2)),
+        test_alone("control::split::a_new_weight_holds_within_a_second", a_new_weight_holds_within_a_second),
     ]
 }
 

@@ -13,12 +13,12 @@ use http::Response;
 use http_body_util::BodyExt;
 use weir_tests::load::Load;
 use weir_tests::quick::{Quick, header, ok};
-use weir_tests::{Origin, Result, Trial, Weir, holds, raw, same, test};
+use weir_tests::{Origin, Result, Trial, Weir, holds, raw, same, test_alone};
 
 use super::{soak, updates};
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![test("control::swaps::a_hundred_a_second_under_load", a_hundred_a_second_under_load)]
+    vec![test_alone("control::swaps::a_hundred_a_second_under_load", a_hundred_a_second_under_load)]
 }
 
 /// How many different configurations take turns.

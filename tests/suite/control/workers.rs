@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use weir_tests::load::Load;
 use weir_tests::quick::Quick;
-use weir_tests::{Result, Trial, Weir, holds, raw, same, test};
+use weir_tests::{Result, Trial, Weir, holds, raw, same, test_alone};
 
 use super::{run_for, version};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
-        test("control::workers::connections_are_spread", connections_are_spread),
-        test("control::workers::idle_costs_nothing", idle_costs_nothing),
+        test_alone("control::workers::connections_are_spread", connections_are_spread),
+        test_alone("control::workers::idle_costs_nothing", idle_costs_nothing),
     ]
 }
 
