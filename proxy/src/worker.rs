@@ -66,7 +66,8 @@ fn accept(worker: &Rc<Worker>, name: &str, socket: std::net::TcpListener) {
     let Some(state) = worker.listener(name) else { return };
     match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => {
-            tokio::task::spawn_local(listen::accept(Rc::clone(worker), state, socket));
+            let task = tokio::task::spawn_local(listen::accept(Rc::clone(worker), Rc::clone(&state), socket));
+            state.accepted_by(task);
         }
         Err(error) => tracing::error!(listener = name, %error, "the listener cannot be served"),
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use weir_config::snapshot::{Limits, ListenerId};
 
 use super::Worker;
@@ -27,6 +28,7 @@ pub struct ListenerState {
     current: RefCell<Rc<Current>>,
     stop: Notify,
     stopped: Cell<bool>,
+    acceptor: RefCell<Option<JoinHandle<()>>>,
 }
 
 /// A snapshot, and the listener's place in it.
@@ -51,6 +53,7 @@ impl ListenerState {
             current: RefCell::new(Rc::new(Current { prepared, id })),
             stop: Notify::new(),
             stopped: Cell::new(false),
+            acceptor: RefCell::default(),
         })
     }
 
@@ -98,8 +101,18 @@ impl ListenerState {
         }
     }
 
-    /// Lets the connections finish, and aborts them at the deadline.
+    /// Remembers the task that accepts.
+    pub fn accepted_by(&self, task: JoinHandle<()>) {
+        *self.acceptor.borrow_mut() = Some(task);
+    }
+
+    /// Lets the connections finish, and aborts them at the deadline. The listener is stopped.
     pub async fn drain(&self, deadline: Duration) {
+        // The acceptor still takes what the kernel holds; without it there may seem to be nothing to wait for.
+        let acceptor = self.acceptor.borrow_mut().take();
+        if let Some(acceptor) = acceptor {
+            let _ = acceptor.await;
+        }
         let open = self.connections.len();
         let cut = self.connections.drain(deadline).await;
         if cut > 0 {
