@@ -82,11 +82,9 @@ fn take(worker: &Rc<Worker>, name: &str, stream: std::net::TcpStream) {
 
 /// Stops accepting everywhere and waits for what is in flight, hand-overs under way included.
 async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Receiver<Message>) {
-    for name in worker.listener_names() {
-        worker.remove_listener(&name);
-    }
-    // Those that were removed earlier included: their connections have the same right to finish.
-    let states = worker.draining();
+    // Those that were removed earlier first: their connections have the same right to finish.
+    let mut states = worker.draining();
+    states.extend(worker.listener_names().iter().filter_map(|name| worker.remove_listener(name)));
     let served = |message| {
         if let Message::Connection(name, stream) = message {
             take(worker, &name, stream);

@@ -31,6 +31,8 @@ const MAX_BUFFER: usize = 128 << 10;
 /// After a refusal, this much is read and thrown away so that the refusal is not lost in a reset.
 const MAX_LINGER_BYTES: usize = 256 << 10;
 const MAX_LINGER: Duration = Duration::from_secs(1);
+/// A refusal and the lingering after it take no longer than this.
+const MAX_GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves the connection to its end. `prefix` was read from the stream already.
 pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes, member: Member) {
@@ -79,7 +81,8 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         .await;
     }
     if !member.is_aborted() {
-        goodbye(&connection, &shared).await;
+        // A peer that does not read would keep the refusal, and with it the connection, for ever.
+        let _ = tokio::time::timeout(MAX_GOODBYE, goodbye(&connection, &shared)).await;
     }
 }
 

@@ -28,6 +28,7 @@ pub struct ListenerState {
     current: RefCell<Rc<Current>>,
     stop: Notify,
     stopped: Cell<bool>,
+    drained: Cell<bool>,
     acceptor: RefCell<Option<JoinHandle<()>>>,
 }
 
@@ -53,6 +54,7 @@ impl ListenerState {
             current: RefCell::new(Rc::new(Current { prepared, id })),
             stop: Notify::new(),
             stopped: Cell::new(false),
+            drained: Cell::new(false),
             acceptor: RefCell::default(),
         })
     }
@@ -101,6 +103,11 @@ impl ListenerState {
         }
     }
 
+    /// Whether everything it accepted is over.
+    pub fn is_drained(&self) -> bool {
+        self.drained.get()
+    }
+
     /// Remembers the task that accepts.
     pub fn accepted_by(&self, task: JoinHandle<()>) {
         *self.acceptor.borrow_mut() = Some(task);
@@ -115,6 +122,7 @@ impl ListenerState {
         }
         let open = self.connections.len();
         let cut = self.connections.drain(deadline).await;
+        self.drained.set(true);
         if cut > 0 {
             tracing::warn!(listener = %self.name, open, cut, "drained; connections were cut at the deadline");
         } else {

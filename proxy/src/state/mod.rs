@@ -95,7 +95,7 @@ pub struct Worker {
     listeners: RefCell<HashMap<Box<str>, Rc<ListenerState>>>,
     /// Listeners that were removed: another worker may still hand over a connection that it accepted before.
     leaving: RefCell<HashMap<Box<str>, Rc<ListenerState>>>,
-    /// Removed listeners whose connections may not have finished.
+    /// Removed listeners that have not drained.
     draining: RefCell<Vec<Weak<ListenerState>>>,
     log: RefCell<Option<Rc<LogHandle>>>,
 }
@@ -226,12 +226,12 @@ impl Worker {
         }
         leaving.insert(name.into(), Rc::clone(&state));
         let mut draining = self.draining.borrow_mut();
-        draining.retain(|state| state.upgrade().is_some_and(|state| !state.connections.is_empty()));
+        draining.retain(|state| state.upgrade().is_some_and(|state| !state.is_drained()));
         draining.push(Rc::downgrade(&state));
         Some(state)
     }
 
-    /// Listeners that were removed and whose connections may not have finished.
+    /// Listeners that were removed and have not drained.
     pub fn draining(&self) -> Vec<Rc<ListenerState>> {
         self.draining.borrow().iter().filter_map(Weak::upgrade).collect()
     }

@@ -152,11 +152,22 @@ async fn the_deadline_cuts_what_never_ends() -> Result {
 async fn what_the_kernel_has_accepted_is_served() -> Result {
     let origin = Quick::text("here").await?;
     for _ in 0..5 {
-        let mut weir = Weir::start(&to("", origin.address)).await?;
+        // Two listeners: none may be forgotten over the other.
+        let mut weir = Weir::start(&format!(
+            "workers: 2
+listeners:
+  - {{ name: out, listen: 127.0.0.1:0, direction: outbound }}
+  - {{ name: second, listen: 127.0.0.1:0, direction: outbound }}
+routes: [{{ name: all, hosts: ['*'], rules: [{{ backends: [{{ cluster: only }}] }}] }}]
+clusters: {{ only: {{ endpoints: ['{}'] }} }}
+",
+            origin.address
+        ))
+        .await?;
         weir.signal(libc::SIGSTOP);
         let mut waiting = Vec::new();
-        for _ in 0..40 {
-            let mut connection = raw::Connection::open(weir.address("out")).await?;
+        for listener in ["out", "second"].into_iter().cycle().take(40) {
+            let mut connection = raw::Connection::open(weir.address(listener)).await?;
             connection.send("GET / HTTP/1.1\r\nhost: app\r\n\r\n").await?;
             waiting.push(connection);
         }
