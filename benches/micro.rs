@@ -113,9 +113,13 @@ fn correlation(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
-fn http1_gate(bencher: Bencher<'_, '_>) {
-    let request =
-        b"GET /api/v1/items/17?q=1 HTTP/1.1\r\nHost: shop.svc.cluster.local\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n";
-    let mut inspector = weir::http::h1_gate::Inspector::new(65536, 200);
-    bencher.bench_local(|| inspector.inspect(black_box(request)));
+fn http1_head(bencher: Bencher<'_, '_>) {
+    use weir::h1::{Limits, request};
+    let text = "GET /api/v1/items/17?q=1 HTTP/1.1\r\nHost: shop.svc.cluster.local\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n";
+    let limits = Limits { header_bytes: 65536, header_count: 200 };
+    bencher.bench_local(|| {
+        let mut input = bytes::BytesMut::from(black_box(text));
+        let head = request::Scanner::default().next(&mut input, limits).ok().flatten()?;
+        request::read(&head, limits).ok()
+    });
 }

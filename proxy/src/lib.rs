@@ -2,7 +2,8 @@
 //!
 //! The walk a request takes: [`app`] starts [`worker`]s; [`listen`] accepts; [`http`] speaks the protocols, and
 //! [`http::request`] is the request path; [`state`] is what a request may reach; [`balance`] chooses an endpoint;
-//! [`upstream`] sends. A stage may use the stages after it, and [`error`], [`observe`], [`drain`].
+//! [`upstream`] sends; [`h1`] is the codec under both ends. A stage may use the stages after it, and [`error`],
+//! [`observe`], [`drain`].
 
 pub mod admin;
 pub mod app;
@@ -11,6 +12,7 @@ pub mod cli;
 pub mod demo;
 pub mod drain;
 pub mod error;
+pub mod h1;
 pub mod http;
 pub mod listen;
 pub mod observe;

@@ -1,6 +1,7 @@
 //! HTTP semantics, through weir, with real peers.
 
 mod access_log;
+mod connections;
 mod correlation;
 mod errors;
 mod framing;
@@ -25,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         streaming::trials(),
         errors::trials(),
         framing::trials(),
+        connections::trials(),
         correlation::trials(),
         grpc::trials(),
         load::trials(),

@@ -8,20 +8,20 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::gate::InFlight;
 use crate::error::Fault;
+use crate::h1::spelling::Spelling;
 use crate::observe::Record;
 use crate::upstream::Lease;
 use crate::upstream::body::{BodyError, Meter, Source};
 
-/// A response body on its way to the caller. It carries what must last as long as the response: the record, the
-/// upstream connection, the caller's place on its connection.
+/// A response body on its way to the caller. It carries what must last as long as the response: the record and the
+/// upstream connection; and how the head before it was spelled.
 pub struct ResponseBody {
     source: Source,
     meter: Option<Rc<Meter>>,
     record: Record,
     lease: Option<Lease>,
-    in_flight: Option<InFlight>,
+    spelling: Spelling,
     /// The caller speaks gRPC over HTTP/2, so a response that breaks off can still end with a status.
     ends_in_status: bool,
 }
@@ -30,7 +30,7 @@ impl ResponseBody {
     /// A body weir makes itself.
     pub fn own(bytes: Bytes, record: Record) -> Self {
         let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
-        Self { source, meter: None, record, lease: None, in_flight: None, ends_in_status: false }
+        Self { source, meter: None, record, lease: None, spelling: Spelling::default(), ends_in_status: false }
     }
 
     /// Without the content of a body that weir made: the answer to HEAD has none, though its length is told.
@@ -43,8 +43,8 @@ impl ResponseBody {
     }
 
     /// A body from an upstream.
-    pub fn upstream(source: Source, record: Record, meter: Option<Rc<Meter>>, lease: Lease) -> Self {
-        let mut body = Self { source, meter, record, lease: Some(lease), in_flight: None, ends_in_status: false };
+    pub fn upstream(source: Source, spelling: Spelling, record: Record, meter: Option<Rc<Meter>>, lease: Lease) -> Self {
+        let mut body = Self { source, meter, record, lease: Some(lease), spelling, ends_in_status: false };
         if body.source.is_end() {
             // Nothing to wait for: the connection may serve somebody else at once.
             body.finish_upstream();
@@ -52,11 +52,9 @@ impl ResponseBody {
         body
     }
 
-    /// Keeps the caller's place on its HTTP/1 connection until the response is through.
-    #[must_use]
-    pub fn occupying(mut self, in_flight: InFlight) -> Self {
-        self.in_flight = Some(in_flight);
-        self
+    /// How the response's head was spelled.
+    pub fn take_spelling(&mut self) -> Spelling {
+        std::mem::take(&mut self.spelling)
     }
 
     /// Ends a gRPC response that breaks off with a status instead of a reset; for callers on HTTP/2.
@@ -88,11 +86,7 @@ impl ResponseBody {
     }
 
     fn broken(&mut self, error: &BodyError) -> Fault {
-        let fault = match error {
-            BodyError::H1(_) => Fault::UpstreamClosed,
-            BodyError::H2(error) if error.is_reset() => Fault::UpstreamReset,
-            BodyError::H2(_) => Fault::UpstreamClosed,
-        };
+        let fault = error.upstreams_fault();
         self.fail(fault);
         // Dropped, not finished: the connection is of no more use.
         self.lease = None;
@@ -121,6 +115,10 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.record.bytes_out += data.len() as u64;
+                    if self.source.is_end() {
+                        // Whoever reads the response may be slow; the upstream need not wait for that.
+                        self.finish_upstream();
+                    }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     trailers.remove(&crate::respond::WEIR_ERROR);
                     self.trailers(trailers);

@@ -87,7 +87,7 @@ async fn detect(stream: &mut TcpStream, member: &Member) -> Option<(Protocol, By
 
 /// Whether bytes wait in the kernel. A fresh socket reads as pending until the reactor has looked at it, so a drain must
 /// ask the kernel before it takes silence for an answer.
-fn has_said_something(stream: &TcpStream) -> bool {
+pub(super) fn has_said_something(stream: &TcpStream) -> bool {
     let mut one = [MaybeUninit::uninit(); 1];
     matches!(SockRef::from(stream).peek(&mut one), Ok(1))
 }

@@ -1,135 +1,225 @@
-//! An HTTP/1 connection from a caller: hyper speaks, the gate listens first.
+//! An HTTP/1 connection from a caller: one request after the other, each answered before the next is looked at.
+//!
+//! Decides when the connection stays and when it closes, and closes so that what was said last arrives.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::io::IoSlice;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Version};
-use hyper::body::Incoming;
-use hyper::server::conn::http1::Builder;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::{Method, Response};
+use http_body::Body;
 use tokio::net::TcpStream;
 
-use super::connection::Connection;
-use super::gate::{H1Io, H1Shared, InFlight};
-use super::h1_gate::{Inspector, Place};
+use super::body::ResponseBody;
+use super::connection::{Connection, has_said_something};
 use super::informational::Caller;
 use super::request;
 use crate::drain::Member;
-use crate::error::Fault;
+use crate::error::{BadRequest, Fault};
+use crate::h1::encode::{self, Coding, Recipient};
+use crate::h1::request::{RequestHead, Scanner, read};
+use crate::h1::send::{SendError, Sender};
+use crate::h1::wire::Wire;
+use crate::h1::{Framing, Limits};
 use crate::respond;
 use crate::upstream::body::Source;
 
-/// hyper's read and write buffers.
-const MAX_BUFFER: usize = 128 << 10;
+/// What is left of a body that nobody wanted is read, up to so much, so that the connection can stay.
+const MAX_LEFTOVER: u64 = 64 << 10;
+/// It is waited for no longer than this.
+const MAX_LEFTOVER_WAIT: Duration = Duration::from_secs(5);
 /// After a refusal, this much is read and thrown away so that the refusal is not lost in a reset.
 const MAX_LINGER_BYTES: usize = 256 << 10;
 const MAX_LINGER: Duration = Duration::from_secs(1);
-/// A refusal and the lingering after it take no longer than this.
+/// A refusal and the lingering after it take no longer than this: a peer that does not read would keep it for ever.
 const MAX_GOODBYE: Duration = Duration::from_secs(5);
+/// A usual head fits; a longer one grows.
+const USUAL_HEAD: usize = 1024;
 
 /// Serves the connection to its end. `prefix` was read from the stream already.
 pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes, member: Member) {
     let limits = connection.listener.limits();
-    let shared = H1Shared::new(stream);
-    let inspector = Inspector::new(limits.header_bytes, limits.header_count);
-    let io = TokioIo::new(H1Io::new(Rc::clone(&shared), inspector, prefix));
-    let service = {
-        let (connection, shared) = (Rc::clone(&connection), Rc::clone(&shared));
-        service_fn(move |request: Request<Incoming>| {
-            // Not inside the future: hyper looks for the caller's end of stream before it first polls that, and the gate
-            // must know by then that there is a request to answer.
-            let in_flight = shared.begin();
-            one(Rc::clone(&connection), Rc::clone(&shared), in_flight, request)
-        })
+    let limits = Limits { header_bytes: limits.header_bytes, header_count: limits.header_count };
+    let wire = Wire::new(stream, BytesMut::from(prefix));
+    let mut scanner = Scanner::default();
+    let end = loop {
+        let head = match poll_fn(|cx| next(&wire, &mut scanner, limits, &member, cx)).await {
+            Ok(Some(head)) => head,
+            Ok(None) => break End::Quiet,
+            Err(bad) => break End::Refused(bad),
+        };
+        // Boxed, so that a connection between two requests is small.
+        if let Some(end) = Box::pin(exchange(&connection, &wire, head, limits, &member)).await {
+            break end;
+        }
     };
-    {
-        let mut http = pin!(
-            Builder::new()
-                .preserve_header_case(true)
-                .max_headers(limits.header_count.max(100))
-                .max_buf_size(MAX_BUFFER.max(limits.header_bytes + 4096))
-                .serve_connection(io, service)
-        );
-        let mut told = false;
-        poll_fn(|cx| {
-            member.watch(cx);
-            loop {
-                if member.is_aborted() {
-                    return Poll::Ready(());
-                }
-                if let Poll::Ready(result) = http.as_mut().poll(cx) {
-                    if let Err(error) = result {
-                        tracing::debug!(peer = %connection.peer, %error, "HTTP/1 connection ended");
-                    }
-                    return Poll::Ready(());
-                }
-                // After a poll: told before its first one, hyper would close without reading what was sent already.
-                if told || !member.is_draining() {
-                    return Poll::Pending;
-                }
-                told = true;
-                http.as_mut().graceful_shutdown();
-            }
-        })
-        .await;
+    if wire.is_malformed() || matches!(end, End::Refused(_)) {
+        connection.listener.shard.malformed.add(1);
     }
-    if !member.is_aborted() {
-        // A peer that does not read would keep the refusal, and with it the connection, for ever.
-        let _ = tokio::time::timeout(MAX_GOODBYE, goodbye(&connection, &shared)).await;
+    match end {
+        End::Gone => {}
+        End::Quiet | End::Refused(_) => {
+            let _ = tokio::time::timeout(MAX_GOODBYE, goodbye(&connection, &wire, &end)).await;
+        }
     }
 }
 
-/// One request, from hyper and back.
-async fn one(
-    connection: Rc<Connection>,
-    shared: Rc<H1Shared>,
-    in_flight: InFlight,
-    request: Request<Incoming>,
-) -> Result<http::Response<super::body::ResponseBody>, Infallible> {
-    let caller = if request.version() == Version::HTTP_10 { Caller::Old } else { Caller::H1(shared) };
-    let mut response = request::handle(&connection, request.map(Source::h1), caller).await;
-    if response.body().fault().is_some_and(Fault::closes_connection) {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nobody is there, or nothing more is to be said.
+    Gone,
+    /// Everything is said.
+    Quiet,
+    /// Something came that is no request.
+    Refused(BadRequest),
+}
+
+/// The next request; `None` if there is none.
+fn next(
+    wire: &Wire,
+    scanner: &mut Scanner,
+    limits: Limits,
+    member: &Member,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<RequestHead>, BadRequest>> {
+    member.watch(cx);
+    loop {
+        if member.is_aborted() {
+            return Poll::Ready(Ok(None));
+        }
+        if let Some(head) = wire.with_unread(|unread| scanner.next(unread, limits))? {
+            return Poll::Ready(read(&head, limits).map(Some));
+        }
+        match wire.poll_fill(cx) {
+            // What the caller sent already is answered; silence ends the connection.
+            Poll::Pending if member.is_draining() && wire.is_empty() && !wire.with_stream(has_said_something) => {
+                return Poll::Ready(Ok(None));
+            }
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(None)),
+            Poll::Ready(Ok(_)) => {}
+        }
     }
-    Ok(response.map(|body| body.occupying(in_flight)))
+}
+
+/// One request and its response. Gives the end of the connection, unless it stays.
+async fn exchange(
+    connection: &Rc<Connection>,
+    wire: &Rc<Wire>,
+    head: RequestHead,
+    limits: Limits,
+    member: &Member,
+) -> Option<End> {
+    let RequestHead { request, framing, spelling, keep_alive, expects_continue } = head;
+    let old = request.version() == http::Version::HTTP_10;
+    let recipient = Recipient { old, head_only: request.method() == Method::HEAD, keep_alive };
+    let body = wire.begin(expects_continue, |decoder| decoder.begin_request(framing, limits));
+    let caller = if old { Caller::Old } else { Caller::H1(Rc::clone(wire)) };
+    let response = {
+        let mut handling = pin!(request::handle(connection, request.map(|()| Source::h1(body)), &spelling, caller));
+        poll_fn(|cx| {
+            member.watch(cx);
+            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            // A caller that went away wants no answer: the request is dropped, and with it the upstream's.
+            if member.is_aborted() || wire.poll_gone(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
+    };
+    let Some(response) = response else { return Some(End::Gone) };
+    answer(wire, response, framing, recipient, member).await
+}
+
+/// Sends the response, and decides whether the connection stays.
+async fn answer(
+    wire: &Wire,
+    mut response: Response<ResponseBody>,
+    framing: Framing,
+    mut recipient: Recipient,
+    member: &Member,
+) -> Option<End> {
+    let refused = response.body().fault().is_some_and(Fault::closes_connection);
+    recipient.keep_alive &= !refused && !member.is_draining() && !is_stuck(wire, framing);
+    let spelling = response.body_mut().take_spelling();
+    let mut bytes = Vec::with_capacity(USUAL_HEAD);
+    let coding = encode::response(&mut bytes, &response, &spelling, &response.body().size_hint(), recipient);
+    let mut sender = Sender::new(bytes, response.into_body(), coding);
+    let sent = poll_fn(|cx| {
+        member.watch(cx);
+        match sender.poll(wire, cx) {
+            Poll::Ready(sent) => Poll::Ready(Some(sent)),
+            Poll::Pending if member.is_aborted() || wire.poll_gone(cx).is_ready() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    match sent {
+        Some(Ok(())) => {}
+        Some(Err(SendError::Length)) => {
+            sender.body_mut().fail(Fault::UpstreamProtocol);
+            return Some(End::Quiet);
+        }
+        // The caller must not take for whole what is not, so the connection ends before the message does.
+        Some(Err(SendError::Body(_))) => return Some(End::Quiet),
+        Some(Err(SendError::Io(_))) | None => return Some(End::Gone),
+    }
+    drop(sender);
+    // An upload may outlive its response.
+    let released = poll_fn(|cx| {
+        member.watch(cx);
+        if member.is_aborted() { Poll::Ready(false) } else { wire.poll_released(cx).map(|()| true) }
+    });
+    if !released.await {
+        return Some(End::Gone);
+    }
+    if !recipient.keep_alive || coding == Coding::UntilClose || is_stuck(wire, framing) {
+        return Some(End::Quiet);
+    }
+    let leftover = tokio::time::timeout(MAX_LEFTOVER_WAIT, poll_fn(|cx| wire.poll_skip(cx)));
+    if wire.is_done() || leftover.await.is_ok_and(|skipped| skipped.is_ok()) { None } else { Some(End::Quiet) }
+}
+
+/// Whether the request's body is in the way of the next request: the caller still waits to be asked for it, it is
+/// malformed, or nobody reads it and it is large or of unknown length.
+fn is_stuck(wire: &Wire, framing: Framing) -> bool {
+    if framing == Framing::None || wire.is_done() {
+        return false;
+    }
+    wire.awaits_continue()
+        || wire.is_malformed()
+        || (wire.is_abandoned() && wire.remaining().is_none_or(|remaining| remaining > MAX_LEFTOVER))
 }
 
 /// Says the refusal, if there is one, and closes so that it arrives.
-async fn goodbye(connection: &Rc<Connection>, shared: &H1Shared) {
-    if let Some((bad, place)) = shared.refusal() {
-        connection.listener.shard.malformed.add(1);
-        if place == Place::Head {
-            tracing::debug!(peer = %connection.peer, reason = bad.code(), "request refused");
-            let id = request::log_refusal(connection, bad);
-            let bytes = respond::raw(bad, &id);
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                match poll_fn(|cx| shared.poll_write(cx, rest)).await {
-                    Ok(written) if written > 0 => rest = &rest[written..],
-                    _ => return,
-                }
+async fn goodbye(connection: &Rc<Connection>, wire: &Wire, end: &End) {
+    if let End::Refused(bad) = *end {
+        tracing::debug!(peer = %connection.peer, reason = bad.code(), "request refused");
+        let id = request::log_refusal(connection, bad);
+        let bytes = respond::raw(bad, &id);
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match poll_fn(|cx| wire.poll_write(cx, &[IoSlice::new(rest)])).await {
+                Ok(written) if written > 0 => rest = &rest[written..],
+                _ => return,
             }
         }
     }
-    if poll_fn(|cx| shared.poll_shutdown(cx)).await.is_err() {
-        return;
-    }
-    if shared.refusal().is_some() || shared.is_mid_message() {
+    let is_mid_message = matches!(end, End::Refused(_)) || !wire.is_done() || !wire.is_empty();
+    if poll_fn(|cx| wire.poll_shutdown(cx)).await.is_ok() && is_mid_message {
         // Closing with unread bytes makes the kernel send a reset, which can overtake what was just written.
-        let _ = tokio::time::timeout(MAX_LINGER, linger(shared)).await;
+        let _ = tokio::time::timeout(MAX_LINGER, linger(wire)).await;
     }
 }
 
-async fn linger(shared: &H1Shared) {
+async fn linger(wire: &Wire) {
     let mut read = 0;
-    let discard = |cx: &mut Context<'_>| -> Poll<usize> { Poll::Ready(ready!(shared.poll_discard(cx)).unwrap_or(0)) };
+    let discard = |cx: &mut Context<'_>| -> Poll<usize> { Poll::Ready(ready!(wire.poll_discard(cx)).unwrap_or(0)) };
     while read < MAX_LINGER_BYTES {
         match poll_fn(discard).await {
             0 => return,

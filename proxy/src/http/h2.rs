@@ -22,6 +22,7 @@ use super::informational::Caller;
 use super::request;
 use crate::drain::Member;
 use crate::error::Fault;
+use crate::h1::spelling::Spelling;
 use crate::upstream::body::Source;
 use crate::upstream::pump::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, pump};
 
@@ -121,9 +122,10 @@ async fn until_drained<F: Future>(future: F, member: &Member) -> Option<F::Outpu
 /// One request, from its stream and back.
 async fn one(connection: Rc<Connection>, request: Request<h2::RecvStream>, respond: h2::server::SendResponse<Bytes>) {
     let respond = Rc::new(RefCell::new(respond));
+    let unspelled = Spelling::default();
     let response = {
         let caller = Caller::H2(Rc::clone(&respond));
-        let mut handling = pin!(request::handle(&connection, request.map(Source::h2), caller));
+        let mut handling = pin!(request::handle(&connection, request.map(Source::h2), &unspelled, caller));
         poll_fn(|cx| {
             // A caller that resets its stream wants no answer: the request is dropped, and with it the upstream's.
             if respond.borrow_mut().poll_reset(cx).is_ready() {

@@ -1,7 +1,4 @@
-//! Informational responses (1xx) on the caller's wire.
-//!
-//! A proxy must forward 1xx responses (RFC 9110, section 15.2). hyper's server cannot write them, so on HTTP/1 the gate
-//! does; the h2 crate can.
+//! Informational responses (1xx) on the caller's wire: a proxy must forward them (RFC 9110, section 15.2).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -9,33 +6,18 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::gate::H1Shared;
-use super::h1_gate::Place;
-use crate::error::Fault;
+use crate::h1::wire::Wire;
 use crate::upstream::informational::Inform;
 
 /// The caller's side of one request, for 1xx responses.
 #[derive(Clone)]
 pub enum Caller {
     /// HTTP/1.1.
-    H1(Rc<H1Shared>),
+    H1(Rc<Wire>),
     /// HTTP/2.
     H2(Rc<RefCell<h2::server::SendResponse<Bytes>>>),
     /// HTTP/1.0, which knows no 1xx.
     Old,
-}
-
-impl Caller {
-    /// Why the gate refused the body of the request in flight, if it did.
-    pub fn refusal(&self) -> Option<Fault> {
-        match self {
-            Self::H1(shared) => match shared.refusal() {
-                Some((bad, Place::Body)) => Some(Fault::BadRequest(bad)),
-                Some((_, Place::Head)) | None => None,
-            },
-            Self::H2(_) | Self::Old => None,
-        }
-    }
 }
 
 impl Inform for Caller {
@@ -48,7 +30,7 @@ impl Inform for Caller {
         super::hop::remove(&mut headers);
         headers.remove(&crate::respond::WEIR_ERROR);
         match self {
-            Self::H1(shared) => shared.informational(&encode(status, &headers)),
+            Self::H1(wire) => wire.inform(status, &headers),
             Self::H2(send) => {
                 let mut response = Response::new(());
                 *response.status_mut() = status;
@@ -59,16 +41,4 @@ impl Inform for Caller {
             Self::Old => {}
         }
     }
-}
-
-fn encode(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
-    let mut head = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or("")).into_bytes();
-    for (name, value) in headers {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{EXPECT, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
@@ -26,6 +26,7 @@ use super::seen::Seen;
 use super::{forwarding, hop};
 use crate::balance::cluster::ClusterState;
 use crate::error::{BadRequest, Fault};
+use crate::h1::spelling::Spelling;
 use crate::observe::Record;
 use crate::observe::record::LogEntry;
 use crate::respond::{self, WEIR_ERROR};
@@ -35,8 +36,13 @@ use crate::upstream::body::{Meter, RequestBody, Source};
 use crate::upstream::informational::{Hold, HoldGate};
 use crate::upstream::{self, Answer, Waiting};
 
-/// Serves one request.
-pub async fn handle(connection: &Rc<Connection>, request: Request<Source>, caller: Caller) -> Response<ResponseBody> {
+/// Serves one request; `spelling` is how its head came over HTTP/1.
+pub async fn handle(
+    connection: &Rc<Connection>,
+    request: Request<Source>,
+    spelling: &Spelling,
+    caller: Caller,
+) -> Response<ResponseBody> {
     let mut record = Record::start(Instant::now());
     let current = connection.listener.current(&connection.worker);
     let (mut head, source) = request.into_parts();
@@ -47,7 +53,10 @@ pub async fn handle(connection: &Rc<Connection>, request: Request<Source>, calle
     record.log = log_entry(connection, &current, &head, &correlation);
 
     let response = match plan(connection, &current, &head, seen, &mut record) {
-        Ok(Plan::Forward(forward)) => forward.run(connection, &current, head, source, caller, record).await,
+        Ok(Plan::Forward(forward)) => {
+            let came = Came { head, source, spelling, caller };
+            forward.run(connection, &current, came, record).await
+        }
         Ok(Plan::Respond(rule)) => match &rule_of(&current, rule).action {
             Action::Respond(answer) => respond::direct(answer, rule_of(&current, rule), record),
             Action::Forward(_) | Action::Redirect(_) => respond::fault(Fault::NoRule, record),
@@ -98,6 +107,14 @@ enum Plan {
     Forward(Forward),
     Respond(RuleId),
     Redirect(RuleId, String),
+}
+
+/// A request as it came.
+struct Came<'r> {
+    head: Parts,
+    source: Source,
+    spelling: &'r Spelling,
+    caller: Caller,
 }
 
 /// A request that goes upstream.
@@ -197,7 +214,7 @@ fn check(current: &Current, head: &Parts, seen: Seen) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What the HTTP/1 gate checks before there is a request, HTTP/2 requests are checked for here.
+/// What the HTTP/1 codec checks before there is a request, HTTP/2 requests are checked for here.
 fn check_h2(current: &Current, head: &Parts) -> Result<(), Fault> {
     let limits = &current.prepared.snapshot().listener(current.id).limits;
     // RFC 9113, section 6.5.2: 32 octets of overhead for each field.
@@ -220,8 +237,8 @@ fn check_h2(current: &Current, head: &Parts) -> Result<(), Fault> {
 fn is_host_once(head: &Parts) -> bool {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (head.uri.authority(), hosts.next()) {
-        (Some(authority), _) => super::h1_gate::is_host(authority.as_str().as_bytes()) && !differs(&head.headers, authority),
-        (None, Some(host)) => super::h1_gate::is_host(host.as_bytes()) && hosts.next().is_none(),
+        (Some(authority), _) => crate::h1::request::is_host(authority.as_str().as_bytes()) && !differs(&head.headers, authority),
+        (None, Some(host)) => crate::h1::request::is_host(host.as_bytes()) && hosts.next().is_none(),
         // Refused later, as a missing pseudo-header.
         (None, None) => true,
     }
@@ -278,11 +295,10 @@ impl Forward {
         self,
         connection: &Rc<Connection>,
         current: &Current,
-        mut head: Parts,
-        source: Source,
-        caller: Caller,
+        came: Came<'_>,
         mut record: Record,
     ) -> Response<ResponseBody> {
+        let Came { mut head, source, spelling, caller } = came;
         let rule = rule_of(current, self.rule);
         let Action::Forward(split) = &rule.action else { return respond::fault(Fault::NoRule, record) };
         let backend = &split.backends[self.backend];
@@ -305,26 +321,19 @@ impl Forward {
             Err(fault) => return respond::fault(fault, record),
         };
         let request = match outgoing(head, http2, from_h2, endpoint.address) {
-            Ok(mut head) => {
-                // hyper frames a body of unknown length by itself, but not for a GET or HEAD, whose body it would drop.
-                if !http2 && meter.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
-                    head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                Request::from_parts(head, body)
-            }
+            Ok(head) => Request::from_parts(head, body),
             Err(fault) => return respond::fault(fault, record),
         };
         if let Some(log) = &mut record.log {
             log.upstream = Some(endpoint.address);
         }
         let waiting = Waiting { caller: &caller, tell_continue: from_h2 && held.is_some(), hold: held };
-        match upstream::exchange(&endpoint, &cluster, http2, request, &waiting).await {
+        match upstream::exchange(&endpoint, &cluster, http2, request, spelling, &waiting).await {
             Ok(answer) => incoming(answer, rule, backend, meter, record),
             Err(mut fault) => {
                 if let Some(meter) = &meter {
                     record.bytes_in = meter.bytes.get();
-                    // To the codec, a body that the gate refused looks like one that broke off.
-                    fault = caller.refusal().or(meter.failed.get()).unwrap_or(fault);
+                    fault = meter.failed.get().unwrap_or(fault);
                 }
                 respond::fault(fault, record)
             }
@@ -430,7 +439,7 @@ fn incoming(
     {
         log.response_headers = Some(head.headers.clone());
     }
-    Response::from_parts(head, ResponseBody::upstream(source, record, meter, answer.lease))
+    Response::from_parts(head, ResponseBody::upstream(source, answer.spelling, record, meter, answer.lease))
 }
 
 fn log_entry(connection: &Connection, current: &Current, head: &Parts, correlation: &Correlation) -> Option<Box<LogEntry>> {

@@ -1,7 +1,7 @@
 //! Bodies on their way through: streamed frame by frame, counted, never collected.
 //!
 //! A body is polled only when the next stage has room, so a slow reader slows the writer down and memory stays bounded:
-//! hyper by its buffers, HTTP/2 by windows that are opened only as data moves on.
+//! HTTP/1 by what is read at once, HTTP/2 by windows that are opened only as data moves on.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -10,16 +10,17 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::informational::Hold;
 use crate::error::Fault;
+use crate::h1::Broken;
+use crate::h1::wire::Incoming;
 
 /// Why a body broke off.
 #[derive(Debug)]
 pub enum BodyError {
     /// HTTP/1.
-    H1(hyper::Error),
+    H1(Broken),
     /// HTTP/2.
     H2(h2::Error),
 }
@@ -36,14 +37,23 @@ impl std::fmt::Display for BodyError {
 impl BodyError {
     /// What it means when a caller's body breaks off so: the caller went away, or sent something malformed.
     pub fn callers_fault(&self) -> Fault {
-        let gone = match self {
-            Self::H1(error) => {
-                let io = std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
-                error.is_incomplete_message() || error.is_closed() || io
-            }
-            Self::H2(error) => error.is_io() || error.is_reset() || error.is_go_away(),
-        };
-        if gone { Fault::DownstreamGone } else { Fault::BadBody }
+        match self {
+            Self::H1(Broken::Ended | Broken::Io(_)) => Fault::DownstreamGone,
+            Self::H1(Broken::Malformed(bad)) => Fault::BadRequest(*bad),
+            Self::H2(error) if error.is_io() || error.is_reset() || error.is_go_away() => Fault::DownstreamGone,
+            Self::H2(_) => Fault::BadBody,
+        }
+    }
+
+    /// What it means when an upstream's body breaks off so.
+    pub fn upstreams_fault(&self) -> Fault {
+        match self {
+            Self::H1(Broken::Ended) => Fault::UpstreamClosed,
+            Self::H1(Broken::Io(_)) => Fault::UpstreamReset,
+            Self::H1(Broken::Malformed(_)) => Fault::UpstreamProtocol,
+            Self::H2(error) if error.is_reset() => Fault::UpstreamReset,
+            Self::H2(_) => Fault::UpstreamClosed,
+        }
     }
 }
 
@@ -71,8 +81,8 @@ pub enum Source {
 
 impl Source {
     /// An HTTP/1 body; `Empty` if there is none, so that nothing is kept waiting for it.
-    pub fn h1(body: Incoming) -> Self {
-        if body.is_end_stream() { Self::Empty } else { Self::H1(body) }
+    pub fn h1(body: Option<Incoming>) -> Self {
+        body.map_or(Self::Empty, Self::H1)
     }
 
     /// An HTTP/2 body.
@@ -85,7 +95,7 @@ impl Source {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::H1(body) => body.is_end_stream(),
+            Self::H1(body) => body.is_end(),
             Self::H2(body) => body.is_end_stream(),
         }
     }
@@ -109,7 +119,7 @@ impl Source {
                 *self = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::H1),
+            Self::H1(body) => body.poll_frame(cx).map_err(BodyError::H1),
             Self::H2(body) => poll_h2(body, cx),
         }
     }
@@ -138,8 +148,6 @@ pub struct Meter {
     pub bytes: Cell<u64>,
     /// Why it broke off on the caller's side, if it did.
     pub failed: Cell<Option<Fault>>,
-    /// Whether nothing more of it will be sent, for better or worse.
-    pub over: Cell<bool>,
 }
 
 /// A request body on its way upstream.
@@ -164,14 +172,6 @@ impl RequestBody {
     /// Keeps the body back until the hold opens.
     pub fn hold(&mut self, hold: Hold) {
         self.hold = Some(hold);
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        if let Some(meter) = &self.meter {
-            meter.over.set(true);
-        }
     }
 }
 

@@ -1,66 +1,73 @@
 //! HTTP/1.1 to an upstream: idle connections, last in first out, so that the surplus ages and closes.
+//!
+//! An exchange belongs to the request's own task: nothing runs for a connection that nobody uses. Only an upload that
+//! goes on after the head of the response has a task of its own.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use bytes::BytesMut;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use tokio::task::JoinHandle;
 use weir_config::snapshot::Cluster;
 
 use super::Waiting;
 use super::body::{RequestBody, Source};
 use super::endpoint::Endpoint;
-use super::informational::Inbox;
 use crate::error::Fault;
+use crate::h1::encode;
+use crate::h1::response::{self, LIMITS, ResponseHead};
+use crate::h1::send::{SendError, Sender};
+use crate::h1::spelling::Spelling;
+use crate::h1::wire::Wire;
+use crate::observe::metrics::ClusterShard;
 
-/// The largest head of a response, as for requests by default.
-const MAX_RESPONSE_HEAD: usize = 64 << 10;
-/// hyper's read buffer; twice a usual socket read halves the cost of large bodies, more does not help.
-const MAX_BUFFER: usize = 128 << 10;
 /// The most idle connections that are kept to one endpoint by one worker.
 const MAX_IDLE: usize = 1024;
 
-/// A connection between two exchanges.
-pub struct Idle {
-    sender: SendRequest<RequestBody>,
-    inbox: Arc<Inbox>,
+/// A connection, between two exchanges or in one.
+pub struct Connection {
+    wire: Rc<Wire>,
     since: Instant,
+    _open: Open,
+}
+
+/// Counts an open connection.
+struct Open(Arc<ClusterShard>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.sub(1);
+    }
 }
 
 /// The idle connections to one endpoint.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<Vec<Idle>>,
+    idle: RefCell<Vec<Connection>>,
     closed: Cell<bool>,
 }
 
 impl Pool {
-    fn take(&self) -> Option<Idle> {
+    fn take(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
-            if !connection.sender.is_closed() {
+            if connection.wire.is_usable() {
                 return Some(connection);
             }
         }
         None
     }
 
-    /// Keeps a connection for the next exchange.
-    pub fn put(&self, mut connection: Idle) {
+    fn put(&self, mut connection: Connection) {
         let mut idle = self.idle.borrow_mut();
-        if self.closed.get() || idle.len() >= MAX_IDLE || connection.sender.is_closed() {
+        if self.closed.get() || idle.len() >= MAX_IDLE {
             return;
         }
         connection.since = Instant::now();
@@ -69,7 +76,7 @@ impl Pool {
 
     /// Closes what has been idle longer than `limit`, or was closed by the peer.
     pub fn sweep(&self, now: Instant, limit: Duration) {
-        self.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < limit);
+        self.idle.borrow_mut().retain(|idle| idle.wire.is_usable() && now.duration_since(idle.since) < limit);
     }
 
     /// Closes what is idle, and what comes back from now on.
@@ -79,143 +86,182 @@ impl Pool {
     }
 }
 
+/// A connection whose response is being read. Dropped before the response is complete, it closes.
+pub struct Exchange {
+    connection: Connection,
+    keep_alive: bool,
+    upload: Option<Upload>,
+}
+
+/// What is left of a request after the head of its response.
+struct Upload {
+    task: JoinHandle<()>,
+    complete: Rc<Cell<bool>>,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Nobody waits for the answer any more, and the upload may be stalled for ever.
+        self.task.abort();
+    }
+}
+
+impl Exchange {
+    /// The response is complete: the connection may serve the next exchange, unless the request is still being sent.
+    pub(super) fn finished(self, endpoint: &Endpoint) {
+        if self.keep_alive && self.upload.is_none_or(|upload| upload.complete.get()) {
+            endpoint.h1.put(self.connection);
+        }
+    }
+}
+
+/// What an upstream answered.
+pub struct Answer {
+    pub(super) response: Response<Source>,
+    pub(super) spelling: Spelling,
+    pub(super) exchange: Exchange,
+}
+
 /// Sends a request and waits for the head of the response.
 pub(super) async fn exchange(
     endpoint: &Rc<Endpoint>,
     cluster: &Cluster,
-    mut request: Request<RequestBody>,
+    request: Request<RequestBody>,
+    spelling: &Spelling,
     waiting: &Waiting<'_>,
-) -> Result<(Response<Source>, Idle), Fault> {
+) -> Result<Answer, Fault> {
+    let (head, body) = request.into_parts();
+    let mut bytes = Vec::with_capacity(USUAL_HEAD);
+    let coding = encode::request(&mut bytes, &head, spelling, &body.size_hint());
+    let mut conversation = Conversation { sender: Sender::new(bytes, body, coding), sending: Sending::UnderWay };
     loop {
-        let (mut connection, reused) = match endpoint.h1.take() {
+        let (connection, reused) = match endpoint.h1.take() {
             Some(connection) => (connection, true),
             None => (open(endpoint, cluster).await?, false),
         };
-        if !connection.sender.is_ready() && connection.sender.ready().await.is_err() {
-            if reused {
-                continue;
-            }
-            return Err(Fault::UpstreamClosed);
+        match poll_fn(|cx| conversation.poll(&connection.wire, &head.method, waiting, cx)).await {
+            Ok(answer) => return Ok(conversation.answered(connection, answer)),
+            // The peer had closed the idle connection. Another one will do.
+            Err(Failure::Unsent(_)) if reused => {}
+            Err(Failure::Unsent(fault) | Failure::Sent(fault)) => return Err(fault),
         }
-        connection.inbox.subscribe(&mut request);
-        match send(&mut connection, request, waiting).await {
-            Ok(mut response) => {
-                if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-                    return Err(Fault::UpstreamProtocol);
+    }
+}
+
+/// A usual head fits; a longer one grows.
+const USUAL_HEAD: usize = 1024;
+
+/// One exchange up to the head of the response.
+struct Conversation {
+    sender: Sender<RequestBody>,
+    sending: Sending,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    UnderWay,
+    Complete,
+    /// The peer takes no more of it. It may have answered early, so what it says counts all the same.
+    Refused(Fault),
+}
+
+/// Why there is no response.
+enum Failure {
+    /// Nothing of the request was written.
+    Unsent(Fault),
+    /// The peer may have begun to work on it.
+    Sent(Fault),
+}
+
+impl Conversation {
+    fn poll(
+        &mut self,
+        wire: &Wire,
+        method: &Method,
+        waiting: &Waiting<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, Failure>> {
+        if self.sending == Sending::UnderWay {
+            self.send(wire, cx)?;
+        }
+        loop {
+            match wire.with_unread(|unread| response::next(unread, method)) {
+                Ok(Some(head)) if head.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Poll::Ready(Err(Failure::Sent(Fault::UpstreamProtocol)));
                 }
-                unambiguous(response.headers_mut())?;
-                return Ok((response.map(Source::h1), connection));
+                Ok(Some(head)) if head.response.status().is_informational() => {
+                    waiting.arrived(head.response.status(), head.response.headers());
+                    continue;
+                }
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Err(response::NotHttp) => return Poll::Ready(Err(Failure::Sent(Fault::UpstreamProtocol))),
+                Ok(None) => {}
             }
-            Err(mut error) => match error.take_message() {
-                // Nothing was written: the peer had closed the idle connection. Another one will do.
-                Some(unsent) if reused => request = unsent,
-                _ => return Err(fault(error.error())),
+            let gone = match ready!(wire.poll_fill(cx)) {
+                Ok(0) => Fault::UpstreamClosed,
+                Ok(_) => continue,
+                Err(error) => fault(&error),
+            };
+            let fault = if let Sending::Refused(fault) = self.sending { fault } else { gone };
+            return Poll::Ready(Err(Failure::Sent(fault)));
+        }
+    }
+
+    fn send(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Result<(), Failure> {
+        match self.sender.poll(wire, cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.sending = Sending::Complete,
+            Poll::Ready(Err(SendError::Io(error))) if self.sender.is_unsent() => return Err(Failure::Unsent(fault(&error))),
+            Poll::Ready(Err(SendError::Io(error))) => self.sending = Sending::Refused(fault(&error)),
+            Poll::Ready(Err(SendError::Body(error))) => return Err(Failure::Sent(error.callers_fault())),
+            Poll::Ready(Err(SendError::Length)) => return Err(Failure::Sent(Fault::BadBody)),
+        }
+        Ok(())
+    }
+
+    /// The head of the response is there.
+    fn answered(self, connection: Connection, head: ResponseHead) -> Answer {
+        let body = connection.wire.begin(false, |decoder| decoder.begin_response(head.framing, LIMITS));
+        let upload = (self.sending == Sending::UnderWay).then(|| upload(self.sender, Rc::clone(&connection.wire)));
+        Answer {
+            response: head.response.map(|()| Source::h1(body)),
+            spelling: head.spelling,
+            exchange: Exchange {
+                connection,
+                keep_alive: head.keep_alive && !matches!(self.sending, Sending::Refused(_)),
+                upload,
             },
         }
     }
 }
 
-/// The framing of a response has one meaning (RFC 9112, section 6.3): Transfer-Encoding overrides Content-Length, and
-/// must be `chunked` alone, because that is all that is undone here.
-fn unambiguous(headers: &mut HeaderMap) -> Result<(), Fault> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            headers.remove(CONTENT_LENGTH);
-            Ok(())
+/// Sends the rest of a request while its response comes in already.
+fn upload(mut sender: Sender<RequestBody>, wire: Rc<Wire>) -> Upload {
+    let complete = Rc::new(Cell::new(false));
+    let told = Rc::clone(&complete);
+    let task = tokio::task::spawn_local(async move {
+        match poll_fn(|cx| sender.poll(&wire, cx)).await {
+            Ok(()) => told.set(true),
+            Err(SendError::Io(_)) => {}
+            // The peer must not take for whole what is not.
+            Err(SendError::Body(_) | SendError::Length) => drop(poll_fn(|cx| wire.poll_shutdown(cx)).await),
         }
-        (Some(_), _) => Err(Fault::UpstreamProtocol),
-    }
+    });
+    Upload { task, complete }
 }
 
-async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Idle, Fault> {
+async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Connection, Fault> {
     let opened = super::connect(endpoint.address, cluster.connect_timeout).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
-    // No `max_headers`: up to its own 100 fields hyper parses on the stack, above it two buffers are made for each
-    // response. 100 is Envoy's limit too.
-    let handshake = Builder::new()
-        .preserve_header_case(true)
-        .max_buf_size(MAX_BUFFER)
-        .max_header_size(MAX_RESPONSE_HEAD)
-        .handshake(TokioIo::new(HalfDeaf(stream)));
-    let (sender, connection) = handshake.await.map_err(|error| fault(&error))?;
     endpoint.shard.opened[0].add(1);
     endpoint.shard.open.add(1);
-    let shard = Arc::clone(&endpoint.shard);
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "upstream HTTP/1 connection ended");
-        }
-        shard.open.sub(1);
-    });
-    Ok(Idle { sender, inbox: Arc::default(), since: Instant::now() })
+    let open = Open(Arc::clone(&endpoint.shard));
+    Ok(Connection { wire: Wire::new(stream, BytesMut::new()), since: Instant::now(), _open: open })
 }
 
-/// Waits for the response, and passes informational ones on meanwhile.
-async fn send(
-    connection: &mut Idle,
-    request: Request<RequestBody>,
-    waiting: &Waiting<'_>,
-) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-    let mut response = pin!(connection.sender.try_send_request(request));
-    let inbox = &connection.inbox;
-    let mut subscribed = false;
-    poll_fn(|cx| {
-        let polled = response.as_mut().poll(cx);
-        for (status, headers) in inbox.take() {
-            subscribed = false;
-            waiting.arrived(status, &headers);
-        }
-        if polled.is_pending() && !subscribed {
-            inbox.wake(cx.waker());
-            subscribed = true;
-            // One may have arrived between the look and the wish to be woken; both happen on this thread, so not here.
-        }
-        polled
-    })
-    .await
-}
-
-/// A socket whose reading side alone decides what became of an exchange. A peer that answers early and closes resets what
-/// is still being sent to it; its answer is there to be read all the same, and hyper would drop it at the failed write.
-struct HalfDeaf(TcpStream);
-
-impl AsyncRead for HalfDeaf {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for HalfDeaf {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes).map(|written| Ok(written.unwrap_or(bytes.len())))
-    }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let all = || bytes.iter().map(|slice| slice.len()).sum();
-        Pin::new(&mut self.0).poll_write_vectored(cx, bytes).map(|written| Ok(written.unwrap_or_else(|_| all())))
-    }
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-fn fault(error: &hyper::Error) -> Fault {
-    if error.is_user() || error.is_body_write_aborted() {
-        return Fault::BadBody;
-    }
-    if error.is_parse() || error.is_parse_too_large() {
-        return Fault::UpstreamProtocol;
-    }
-    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    match io.map(std::io::Error::kind) {
-        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => Fault::UpstreamReset,
+fn fault(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Fault::UpstreamReset,
         _ => Fault::UpstreamClosed,
     }
 }

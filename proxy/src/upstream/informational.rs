@@ -1,14 +1,12 @@
 //! Informational responses (1xx) from the upstream, and the `Expect: 100-continue` handshake.
 //!
 //! `100 Continue` opens the caller's body: until the upstream has said it, or a second has passed, the body is not asked
-//! for, and so hyper does not tell the caller to send it. Any other 1xx goes to the caller as it comes.
+//! for, and so the codec does not tell the caller to send it. Any other 1xx goes to the caller as it comes.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -29,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Hold {
     gate: Rc<HoldGate>,
     patience: Pin<Box<Sleep>>,
-    /// Who must be told to send the body when patience ends; on HTTP/1 hyper says it by itself.
+    /// Who must be told to send the body when patience ends; on HTTP/1 the codec says it by itself.
     tell: Option<Box<dyn Inform>>,
 }
 
@@ -71,52 +69,5 @@ impl Hold {
         }
         *self.gate.waiting.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
-    }
-}
-
-/// 1xx responses of one upstream HTTP/1 connection, from hyper's callback to the request that waits. The callback must
-/// be `Send`, so here is a lock; it is taken once a request, and again when a 1xx arrives.
-#[derive(Default)]
-pub struct Inbox {
-    full: AtomicBool,
-    inner: Mutex<Letters>,
-}
-
-#[derive(Default)]
-struct Letters {
-    unread: Vec<(StatusCode, HeaderMap)>,
-    reader: Option<Waker>,
-}
-
-/// More than this many unread 1xx responses are dropped.
-const MAX_UNREAD: usize = 16;
-
-impl Inbox {
-    /// Has `request` put its 1xx responses here.
-    pub fn subscribe<B>(self: &Arc<Self>, request: &mut http::Request<B>) {
-        let inbox = Arc::clone(self);
-        hyper::ext::on_informational(request, move |response| {
-            let mut inner = inbox.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.unread.len() < MAX_UNREAD {
-                inner.unread.push((response.status(), response.headers().clone()));
-            }
-            inbox.full.store(true, Ordering::Release);
-            if let Some(waker) = inner.reader.take() {
-                waker.wake();
-            }
-        });
-    }
-
-    /// Wakes this reader when a 1xx arrives.
-    pub fn wake(&self, waker: &Waker) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).reader = Some(waker.clone());
-    }
-
-    /// Takes what has arrived.
-    pub fn take(&self) -> Vec<(StatusCode, HeaderMap)> {
-        if !self.full.swap(false, Ordering::AcqRel) {
-            return Vec::new();
-        }
-        std::mem::take(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).unread)
     }
 }

@@ -21,7 +21,8 @@ use tokio::net::TcpStream;
 use weir_config::snapshot::Cluster;
 
 use crate::error::Fault;
-use body::{Meter, RequestBody, Source};
+use crate::h1::spelling::Spelling;
+use body::{RequestBody, Source};
 use endpoint::Endpoint;
 use informational::{HoldGate, Inform};
 
@@ -33,8 +34,7 @@ pub struct Lease {
 }
 
 enum Connection {
-    /// With the meter of the request's body, if it had one.
-    H1(h1::Idle, Option<Rc<Meter>>),
+    H1(h1::Exchange),
     H2(h2::Exchange),
 }
 
@@ -42,11 +42,7 @@ impl Lease {
     /// The response is complete: the connection may serve the next exchange, unless the request is still being sent.
     pub fn finished(self) {
         match self.connection {
-            Connection::H1(idle, meter) => {
-                if meter.is_none_or(|meter| meter.over.get()) {
-                    self.load.0.h1.put(idle);
-                }
-            }
+            Connection::H1(exchange) => exchange.finished(&self.load.0),
             Connection::H2(exchange) => exchange.let_upload_go_on(),
         }
     }
@@ -72,6 +68,8 @@ impl Drop for Load {
 pub struct Answer {
     /// The head, and the body as it arrives.
     pub response: Response<Source>,
+    /// How the head was spelled.
+    pub spelling: Spelling,
     /// What the exchange holds on to.
     pub lease: Lease,
 }
@@ -82,7 +80,7 @@ pub struct Waiting<'c> {
     pub caller: &'c dyn Inform,
     /// What `100 Continue` opens.
     pub hold: Option<Rc<HoldGate>>,
-    /// Whether the caller asked for `100 Continue` and must be told by us (HTTP/2; on HTTP/1 hyper tells it).
+    /// Whether the caller asked for `100 Continue` and must be told by us (HTTP/2; on HTTP/1 the codec tells it).
     pub tell_continue: bool,
 }
 
@@ -101,7 +99,8 @@ impl Waiting<'_> {
     }
 }
 
-/// Sends a request to an endpoint over HTTP/1 or HTTP/2 and waits for the head of the response.
+/// Sends a request to an endpoint over HTTP/1, spelled as the caller did, or HTTP/2, and waits for the head of the
+/// response.
 ///
 /// # Errors
 /// Why there is no response.
@@ -110,18 +109,20 @@ pub async fn exchange(
     cluster: &Cluster,
     http2: bool,
     request: Request<RequestBody>,
+    spelling: &Spelling,
     waiting: &Waiting<'_>,
 ) -> Result<Answer, Fault> {
     let load = Load::new(endpoint);
-    let meter = request.body().meter();
-    let (response, connection) = if http2 {
+    if http2 {
         let (response, exchange) = h2::exchange(endpoint, cluster, request, waiting).await?;
-        (response, Connection::H2(exchange))
-    } else {
-        let (response, idle) = h1::exchange(endpoint, cluster, request, waiting).await?;
-        (response, Connection::H1(idle, meter))
-    };
-    Ok(Answer { response, lease: Lease { load, connection } })
+        return Ok(Answer {
+            response,
+            spelling: Spelling::default(),
+            lease: Lease { load, connection: Connection::H2(exchange) },
+        });
+    }
+    let h1::Answer { response, spelling, exchange } = h1::exchange(endpoint, cluster, request, spelling, waiting).await?;
+    Ok(Answer { response, spelling, lease: Lease { load, connection: Connection::H1(exchange) } })
 }
 
 /// An idle upstream that vanished without a word is noticed within a minute.

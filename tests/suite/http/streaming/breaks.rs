@@ -209,7 +209,7 @@ async fn truncated_http1() -> Result {
             cut(peer, reset)?;
             let ended = two::collect(response.body_mut()).await;
             holds!(ended.as_ref().is_err_and(h2::Error::is_reset), "{context}: {ended:?}");
-            flagged(&weir, "UC", 2.0).await.map_err(|error| format!("{context}: {error}"))?;
+            flagged(&weir, if reset { "UR" } else { "UC" }, 2.0).await.map_err(|error| format!("{context}: {error}"))?;
         }
     }
     Ok(())

@@ -1,19 +1,37 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::h1::decode::{Decoder, Piece};
+use crate::h1::encode;
 
-fn judge_at(stream: &[u8], cuts: &[usize]) -> Result<bool, BadRequest> {
-    let mut inspector = Inspector::new(4096, 100);
-    let mut at = 0;
+const LIMITS: Limits = Limits { header_bytes: 4096, header_count: 100 };
+
+/// Reads a stream of requests as a connection does; gives how many there were and whether it ended between two.
+fn judge_at(stream: &[u8], cuts: &[usize]) -> Result<(usize, bool), BadRequest> {
+    let (mut scanner, mut decoder, mut input) = (Scanner::default(), Decoder::done(), BytesMut::new());
+    let (mut at, mut requests) = (0, 0);
     for cut in cuts.iter().copied().chain([stream.len()]) {
         let cut = cut.clamp(at, stream.len());
-        inspector.inspect(&stream[at..cut]).map_err(|(_, why, _)| why)?;
+        input.extend_from_slice(&stream[at..cut]);
         at = cut;
+        loop {
+            if !decoder.is_done() {
+                match decoder.next(&mut input)? {
+                    Some(_) => continue,
+                    None => break,
+                }
+            }
+            let Some(head) = scanner.next(&mut input, LIMITS)? else { break };
+            decoder.begin_request(read(&head, LIMITS)?.framing, LIMITS);
+            assert_eq!(lines(&head, false), Ok(()), "a head passed that has stray line ends");
+            requests += 1;
+        }
     }
-    Ok(inspector.is_between())
+    assert!(input.len() <= LIMITS.header_bytes + 1, "memory is bounded");
+    Ok((requests, decoder.is_done() && input.is_empty()))
 }
 
-fn judge(stream: &[u8]) -> Result<bool, BadRequest> {
+fn judge(stream: &[u8]) -> Result<(usize, bool), BadRequest> {
     let whole = judge_at(stream, &[]);
     let single: Vec<usize> = (0..stream.len()).collect();
     assert_eq!(whole, judge_at(stream, &single), "byte by byte: {}", String::from_utf8_lossy(stream));
@@ -42,7 +60,8 @@ const GOOD: &[&str] = &[
 #[test]
 fn good_streams_pass() {
     for stream in GOOD {
-        assert_eq!(judge(stream.as_bytes()), Ok(true), "{stream:?}");
+        let requests = stream.matches(" HTTP/1").count();
+        assert_eq!(judge(stream.as_bytes()), Ok((requests, true)), "{stream:?}");
     }
 }
 
@@ -139,12 +158,29 @@ fn bad_streams_are_refused_with_their_reason() {
 }
 
 #[test]
-fn nothing_after_an_offence_passes() {
-    let mut inspector = Inspector::new(4096, 100);
-    let good = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n";
-    let stream = [&good[..], b"GET /2 HTTP/1.1\nHost: a\r\n\r\n"].concat();
-    assert_eq!(inspector.inspect(&stream), Err((good.len(), BadRequest::LineEnd, Place::Head)));
-    assert_eq!(inspector.inspect(good), Err((0, BadRequest::Syntax, Place::Body)));
+fn nothing_after_an_offence_in_a_body_passes() {
+    let mut decoder = Decoder::done();
+    decoder.begin_request(Framing::Chunked, LIMITS);
+    let mut input = BytesMut::from("1\r\nax\r\n0\r\n\r\n");
+    assert!(matches!(decoder.next(&mut input), Ok(Some(Piece::Data(data))) if data == "a"));
+    for _ in 0..2 {
+        assert!(matches!(decoder.next(&mut input), Err(BadRequest::Chunk)));
+        assert_eq!((decoder.failure(), decoder.is_done()), (Some(BadRequest::Chunk), false));
+    }
+}
+
+#[test]
+fn what_a_request_says() {
+    let request = |text: &'static str| read(&Bytes::from_static(text.as_bytes()), LIMITS).unwrap();
+    let head = request("POST /a?b HTTP/1.1\r\nHOST: x\r\nExpect: 100-Continue\r\nContent-Length: 3\r\nX: a\r\nx:  b \r\n\r\n");
+    assert_eq!((head.framing, head.keep_alive, head.expects_continue), (Framing::Length(3), true, true));
+    assert_eq!((head.request.method(), head.request.uri().to_string().as_str()), (&Method::POST, "/a?b"));
+    assert_eq!(head.request.headers().get_all("x").iter().collect::<Vec<_>>(), ["a", "b"]);
+    let stays = |text| request(text).keep_alive;
+    assert!(!stays("GET / HTTP/1.0\r\n\r\n"));
+    assert!(stays("GET / HTTP/1.0\r\nConnection: te, Keep-Alive\r\n\r\n"));
+    assert!(!stays("GET / HTTP/1.1\r\nHost: a\r\nConnection: te\r\nConnection: CLOSE\r\n\r\n"));
+    assert!(!request("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n").expects_continue);
 }
 
 #[test]
@@ -170,10 +206,39 @@ proptest! {
     /// No input makes it panic, and memory stays bounded.
     #[test]
     fn any_bytes(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..40)) {
-        let mut inspector = Inspector::new(1024, 20);
-        for chunk in chunks {
-            let _ = inspector.inspect(&chunk);
-            prop_assert!(inspector.carry.len() <= 1024 + 4);
+        let cuts: Vec<usize> = chunks.iter().scan(0, |at, chunk| { *at += chunk.len(); Some(*at) }).collect();
+        let _ = judge_at(&chunks.concat(), &cuts);
+    }
+
+    /// A body in chunks comes out as it went in, however it is cut.
+    #[test]
+    fn chunks_round_trip(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..100), 0..10),
+                         mut cuts in prop::collection::vec(0_usize..1000, 0..8)) {
+        let mut stream = Vec::new();
+        for part in &parts {
+            encode::chunk(&mut stream, part.len());
+            stream.extend_from_slice(part);
+            stream.extend_from_slice(b"\r\n");
         }
+        encode::last_chunk(&mut stream, None);
+        stream.extend_from_slice(b"next");
+        cuts.sort_unstable();
+        let (mut decoder, mut input, mut body, mut at) = (Decoder::done(), BytesMut::new(), Vec::new(), 0);
+        decoder.begin_request(Framing::Chunked, LIMITS);
+        for cut in cuts.into_iter().chain([stream.len()]) {
+            let cut = cut.clamp(at, stream.len());
+            input.extend_from_slice(&stream[at..cut]);
+            at = cut;
+            while !decoder.is_done() {
+                match decoder.next(&mut input) {
+                    Ok(Some(Piece::Data(data))) => body.extend_from_slice(&data),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(bad) => prop_assert!(false, "{:?}", bad),
+                }
+            }
+        }
+        prop_assert!(decoder.is_done());
+        prop_assert_eq!((&body[..], &input[..]), (&parts.concat()[..], &b"next"[..]));
     }
 }

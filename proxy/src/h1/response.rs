@@ -1,0 +1,133 @@
+//! The head of a response: what it says, and what frames the body after it (RFC 9112, section 6.3). Pure.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use http::{Method, Response, StatusCode};
+
+use super::request::{content_length, headers, names};
+use super::spelling::Spelling;
+use super::{Framing, Limits};
+
+/// Fields of a response; Envoy's limit.
+const MAX_FIELDS: usize = 100;
+
+/// How large the head of a response may be: as that of a request by default.
+pub const LIMITS: Limits = Limits { header_bytes: 64 << 10, header_count: MAX_FIELDS };
+
+/// A response without its body.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// Status and headers.
+    pub response: Response<()>,
+    /// What follows it on the stream.
+    pub framing: Framing,
+    /// How it was spelled.
+    pub spelling: Spelling,
+    /// Whether the connection may serve another exchange after this one.
+    pub keep_alive: bool,
+}
+
+/// What came is no response, or over a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotHttp;
+
+/// Takes the head of the response to a `method` request from the front of `input`; `None` if more must come first.
+///
+/// # Errors
+/// Not HTTP/1, not of one meaning, or too large.
+pub fn next(input: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, NotHttp> {
+    let Some(length) = end(input) else {
+        return if input.len() <= LIMITS.header_bytes { Ok(None) } else { Err(NotHttp) };
+    };
+    if length > LIMITS.header_bytes {
+        return Err(NotHttp);
+    }
+    let head = input.split_to(length).freeze();
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    match parser.parse_response_with_uninit_headers(&mut parsed, &head, &mut fields) {
+        Ok(httparse::Status::Complete(read)) if read == head.len() => {}
+        Ok(_) | Err(_) => return Err(NotHttp),
+    }
+    judge(&head, &parsed, method).map(Some)
+}
+
+/// Where the head ends: after the first empty line. Bare line feeds are forgiven in responses.
+fn end(input: &[u8]) -> Option<usize> {
+    let mut line = 0;
+    for end in memchr::memchr_iter(b'\n', input) {
+        if matches!(&input[line..end], b"" | b"\r") && line > 0 {
+            return Some(end + 1);
+        }
+        line = end + 1;
+    }
+    None
+}
+
+fn judge(head: &Bytes, parsed: &httparse::Response<'_, '_>, method: &Method) -> Result<ResponseHead, NotHttp> {
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(NotHttp)?;
+    let old = parsed.version == Some(0);
+    let (mut close, mut keep_alive) = (false, false);
+    for field in parsed.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("connection")) {
+        close |= names(field.value, b"close");
+        keep_alive |= names(field.value, b"keep-alive");
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers(head, parsed.headers).ok_or(NotHttp)?;
+    let framing = framing(response.headers_mut(), status, method)?;
+    let stays = if old { keep_alive && !close && framing != Framing::Chunked } else { !close };
+    Ok(ResponseHead {
+        response,
+        framing,
+        spelling: Spelling::of(head, parsed.headers, parsed.reason.unwrap_or_default()),
+        keep_alive: stays && framing != Framing::UntilClose,
+    })
+}
+
+/// Transfer-Encoding overrides Content-Length, and must be `chunked` alone, because that is all that is undone here. A
+/// Content-Length that is there several times must say the same each time, and is left there once.
+fn framing(headers: &mut HeaderMap, status: StatusCode, method: &Method) -> Result<Framing, NotHttp> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
+        (Some(_), _) => return Err(NotHttp),
+    };
+    let length = if chunked {
+        headers.remove(CONTENT_LENGTH);
+        None
+    } else {
+        stated_length(headers)?
+    };
+    let bodiless = status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    Ok(match (bodiless || method == Method::HEAD, chunked, length) {
+        (true, _, _) | (false, false, Some(0)) => Framing::None,
+        (false, true, _) => Framing::Chunked,
+        (false, false, Some(length)) => Framing::Length(length),
+        (false, false, None) => Framing::UntilClose,
+    })
+}
+
+fn stated_length(headers: &mut HeaderMap) -> Result<Option<u64>, NotHttp> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    let mut more = values.next().is_some();
+    let mut stated = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for part in value.as_bytes().split(|b| *b == b',') {
+            let length = content_length(part.trim_ascii()).ok_or(NotHttp)?;
+            more |= part.len() != first.len();
+            if stated.replace(length).is_some_and(|known| known != length) {
+                return Err(NotHttp);
+            }
+        }
+    }
+    if let (true, Some(length)) = (more, stated) {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Ok(stated)
+}

@@ -1,0 +1,300 @@
+//! The socket of an HTTP/1 connection, with what was read from it and not taken yet.
+//!
+//! One message is read at a time; its body is followed here, because whoever reads it may give up, and what is left of
+//! it must still be known for what it is. Reading and writing are independent: a body may come in while another goes out.
+//! A connection with nothing to say holds no buffer.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::decode::{Decoder, Piece};
+use super::{Broken, encode};
+
+/// What one read takes at most, unless a large body is under way. Read on the stack and copied, so that the buffer that
+/// stays is as large as what came.
+const SMALL_READ: usize = 16 << 10;
+/// What one read takes of a large body, without a copy.
+const LARGE_READ: usize = 64 << 10;
+/// The most bytes of informational responses that wait for a slow reader; more are dropped, as they may be.
+const MAX_QUEUED: usize = 16 << 10;
+/// The most that is read ahead of a caller who is being answered.
+const MAX_AHEAD: usize = 16 << 10;
+
+/// The socket of one connection.
+pub struct Wire {
+    stream: RefCell<TcpStream>,
+    unread: RefCell<BytesMut>,
+    decoder: RefCell<Decoder>,
+    /// Informational responses that are not on the wire yet.
+    queued: RefCell<Vec<u8>>,
+    /// Whether the peer waits for `100 Continue`.
+    awaits_continue: Cell<bool>,
+    /// Whether somebody reads the body.
+    has_reader: Cell<bool>,
+    /// Who waits for the reader to be gone.
+    successor: RefCell<Option<Waker>>,
+}
+
+impl Wire {
+    /// Takes a socket over; `unread` was read from it already.
+    pub fn new(stream: TcpStream, unread: BytesMut) -> Rc<Self> {
+        Rc::new(Self {
+            stream: RefCell::new(stream),
+            unread: RefCell::new(unread),
+            decoder: RefCell::new(Decoder::done()),
+            queued: RefCell::new(Vec::new()),
+            awaits_continue: Cell::new(false),
+            has_reader: Cell::new(false),
+            successor: RefCell::new(None),
+        })
+    }
+
+    /// Begins to read the body of a message; `begin` tells the decoder what frames it. `None` if there is no body.
+    pub fn begin(self: &Rc<Self>, awaits_continue: bool, begin: impl FnOnce(&mut Decoder)) -> Option<Incoming> {
+        let mut decoder = self.decoder.borrow_mut();
+        begin(&mut decoder);
+        self.awaits_continue.set(awaits_continue);
+        self.has_reader.set(!decoder.is_done());
+        (!decoder.is_done()).then(|| Incoming { wire: Rc::clone(self), over: false })
+    }
+
+    /// Works on what was read and not taken.
+    pub fn with_unread<T>(&self, work: impl FnOnce(&mut BytesMut) -> T) -> T {
+        work(&mut self.unread.borrow_mut())
+    }
+
+    /// Whether nothing was read that was not taken.
+    pub fn is_empty(&self) -> bool {
+        self.unread.borrow().is_empty()
+    }
+
+    /// Whether the body that was begun is complete.
+    pub fn is_done(&self) -> bool {
+        self.decoder.borrow().is_done()
+    }
+
+    /// Whether nobody reads the body any more though it is not complete.
+    pub fn is_abandoned(&self) -> bool {
+        !self.has_reader.get() && !self.is_done()
+    }
+
+    /// Ready when nobody reads the body any more, complete or not.
+    pub fn poll_released(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.has_reader.get() {
+            return Poll::Ready(());
+        }
+        *self.successor.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// How much of the body is to come, if it is known.
+    pub fn remaining(&self) -> Option<u64> {
+        self.decoder.borrow().remaining()
+    }
+
+    /// Whether the body was not understood.
+    pub fn is_malformed(&self) -> bool {
+        self.decoder.borrow().failure().is_some()
+    }
+
+    /// Whether the peer still waits to be asked for its body.
+    pub fn awaits_continue(&self) -> bool {
+        self.awaits_continue.get()
+    }
+
+    fn release(&self) {
+        self.has_reader.set(false);
+        if let Some(successor) = self.successor.borrow_mut().take() {
+            successor.wake();
+        }
+    }
+
+    /// Reads what there is. Gives the number of bytes, 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut unread = self.unread.borrow_mut();
+        let mut stream = self.stream.borrow_mut();
+        if self.decoder.borrow().expects() > (unread.len() + SMALL_READ) as u64 {
+            unread.reserve(LARGE_READ);
+            return pin!(stream.read_buf(&mut *unread)).poll(cx);
+        }
+        if unread.is_empty() && unread.capacity() > SMALL_READ {
+            // What a large body left behind is not kept while nothing comes.
+            *unread = BytesMut::new();
+        }
+        let mut scratch = [MaybeUninit::uninit(); SMALL_READ];
+        let mut buf = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf))?;
+        unread.extend_from_slice(buf.filled());
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    /// Whether the peer has gone away, while nothing more is read of it than it may say ahead. Pending as long as it is
+    /// there.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.is_done() && self.unread.borrow().len() < MAX_AHEAD {
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether an idle connection can carry another exchange, as far as this side can know: the peer has neither closed
+    /// nor said anything unasked.
+    pub fn is_usable(&self) -> bool {
+        self.is_done() && self.is_empty() && self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Reads and throws away. Gives the number of bytes, 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.unread.borrow_mut().clear();
+        let mut scratch = [MaybeUninit::uninit(); SMALL_READ];
+        let mut buf = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut buf))?;
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    /// Takes the next piece of the body.
+    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Result<Piece, Broken>> {
+        loop {
+            if let Some(piece) = self.decoder.borrow_mut().next(&mut self.unread.borrow_mut())? {
+                self.awaits_continue.set(false);
+                return Poll::Ready(Ok(piece));
+            }
+            if self.awaits_continue.replace(false) && self.is_empty() {
+                self.inform(StatusCode::CONTINUE, &HeaderMap::new());
+            }
+            if ready!(self.poll_fill(cx))? == 0 {
+                let whole = self.decoder.borrow_mut().may_end_here();
+                return Poll::Ready(if whole { Ok(Piece::End) } else { Err(Broken::Ended) });
+            }
+        }
+    }
+
+    /// Reads what is left of the body and throws it away.
+    ///
+    /// # Errors
+    /// Why there is no end of it.
+    pub fn poll_skip(&self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while !self.is_done() {
+            ready!(self.poll_piece(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Puts an informational response on the wire. Nothing else may be half written; dropped where it would pile up.
+    pub fn inform(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut queued = self.queued.borrow_mut();
+        if queued.len() > MAX_QUEUED {
+            return;
+        }
+        encode::informational(&mut queued, status, headers);
+        // What the socket does not take now leaves before the next bytes.
+        if let Ok(written) = self.stream.borrow().try_write(&queued) {
+            queued.drain(..written);
+        }
+    }
+
+    /// Writes.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_write(&self, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut stream = self.stream.borrow_mut();
+        let mut queued = self.queued.borrow_mut();
+        while !queued.is_empty() {
+            let written = ready!(Pin::new(&mut *stream).poll_write(cx, &queued))?;
+            queued.drain(..written);
+        }
+        match parts {
+            [part] => Pin::new(&mut *stream).poll_write(cx, part),
+            parts => Pin::new(&mut *stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+
+    /// Works on the socket.
+    pub fn with_stream<T>(&self, work: impl FnOnce(&TcpStream) -> T) -> T {
+        work(&self.stream.borrow())
+    }
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").field("decoder", &self.decoder).finish_non_exhaustive()
+    }
+}
+
+/// The body of a message as it comes in.
+#[derive(Debug)]
+pub struct Incoming {
+    wire: Rc<Wire>,
+    /// The body is complete; what the wire reads now belongs to another message.
+    over: bool,
+}
+
+impl Incoming {
+    /// The next frame.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(self.wire.poll_piece(cx));
+        self.over = self.wire.is_done();
+        if self.over {
+            self.wire.release();
+        }
+        Poll::Ready(match piece {
+            Ok(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Piece::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Ok(Piece::End) => None,
+            Err(broken) => Some(Err(broken)),
+        })
+    }
+
+    /// Whether the body is complete.
+    pub fn is_end(&self) -> bool {
+        self.over
+    }
+
+    /// How much is to come, as far as it is known.
+    pub fn size_hint(&self) -> SizeHint {
+        if self.over {
+            return SizeHint::with_exact(0);
+        }
+        self.wire.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if !self.over {
+            self.wire.release();
+        }
+    }
+}
