@@ -16,6 +16,7 @@ pub mod error;
 pub mod headers;
 pub mod matcher;
 pub mod path;
+pub mod policy;
 pub mod rewrite;
 pub mod schema;
 pub mod snapshot;

@@ -206,7 +206,7 @@ pub fn is_grpc_type(value: &http::HeaderValue) -> bool {
         && matches!(value.get(16), None | Some(b'+' | b';'))
 }
 
-fn header_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
+pub(crate) fn header_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     let mut joined = Cow::Borrowed(first.as_bytes());

@@ -10,7 +10,8 @@ use http::uri::Authority;
 
 use crate::access_log::Format;
 use crate::headers::HeaderOps;
-use crate::schema::{Balance, Direction, ForwardingHeaders, UpstreamProtocol};
+use crate::policy::{RetryRule, Timeouts};
+use crate::schema::{Balance, Direction, ForwardingHeaders, RetryBudget, UpstreamProtocol};
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
 use crate::weights::Weights;
@@ -193,6 +194,12 @@ pub struct Limits {
     pub header_count: usize,
     /// Open connections over all workers.
     pub connections: u32,
+    /// How long the head of a request may take.
+    pub header_read: Option<Duration>,
+    /// How long the caller may pause in a body.
+    pub body_read: Option<Duration>,
+    /// How long a connection may have no request.
+    pub idle: Option<Duration>,
     /// HTTP/2 settings.
     pub http2: crate::schema::Http2,
 }
@@ -221,6 +228,10 @@ pub struct Rule {
     pub request_headers: HeaderOps,
     /// Changes of the response's headers.
     pub response_headers: HeaderOps,
+    /// How long a request may take.
+    pub timeouts: Timeouts,
+    /// When it is tried again.
+    pub retry: Option<RetryRule>,
 }
 
 /// What to do with a request.
@@ -323,6 +334,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How long an idle HTTP/1 connection is kept.
     pub idle_timeout: Duration,
+    /// How many retries it bears.
+    pub retry_budget: RetryBudget,
 }
 
 /// An endpoint as configured.

@@ -14,6 +14,10 @@ pub struct Span(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
+/// A length of time, or `off` for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub Option<Duration>);
+
 impl Span {
     /// Parses `text`. `None` if it is no duration or overflows.
     pub fn parse(text: &str) -> Option<Self> {
@@ -50,6 +54,28 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a duration such as `250ms` or `10s`")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let span = Span::parse(&text).map(|span| Self(Some(span.0)));
+        span.ok_or_else(|| D::Error::custom(format!("`{text}` is neither a duration such as `10s` nor `off`")))
+    }
+}
+
+impl JsonSchema for Limit {
+    fn schema_name() -> Cow<'static, str> {
+        "Limit".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string", "title": "duration or `off`", "pattern": r"^(off|[0-9]{1,12}(ms|s|m|h))$", "examples": ["10s", "off"],
+        })
     }
 }
 

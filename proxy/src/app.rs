@@ -67,6 +67,7 @@ impl App {
             loads: (0..workers.count).map(|_| AtomicUsize::new(0)).collect(),
             mailboxes: senders.into(),
             listener_loads: std::sync::Mutex::default(),
+            budgets: std::sync::Mutex::default(),
             workers: workers.count,
             ready: AtomicBool::new(false),
             started: SystemTime::now(),

@@ -1,7 +1,7 @@
 //! weir: a sidecar proxy for service meshes. The data plane, as a library for the `weir` binary, benches and fuzzers.
 //!
 //! The walk a request takes: [`app`] starts [`worker`]s; [`listen`] accepts; [`http`] speaks the protocols, and
-//! [`http::request`] is the request path; [`state`] is what a request may reach; [`balance`] chooses an endpoint;
+//! [`http::request`] is the request path; [`policy`] tries as often and as long as it may; [`state`] is what a request may reach; [`balance`] chooses an endpoint;
 //! [`upstream`] sends; [`h1`] is the codec under both ends. A stage may use the stages after it, and [`error`],
 //! [`observe`], [`drain`].
 
@@ -9,6 +9,7 @@ pub mod admin;
 pub mod app;
 pub mod balance;
 pub mod cli;
+pub mod clock;
 pub mod demo;
 pub mod drain;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod h1;
 pub mod http;
 pub mod listen;
 pub mod observe;
+pub mod policy;
 pub mod respond;
 pub mod settings;
 pub mod state;

@@ -82,14 +82,14 @@ fn line(fault: Fault) -> Bytes {
 }
 
 /// The bytes that refuse a request which never became one.
-pub fn raw(bad: BadRequest, request_id: &HeaderValue) -> Vec<u8> {
-    let body = line(Fault::BadRequest(bad));
-    let status = bad.status();
+pub fn raw(fault: Fault, request_id: &HeaderValue) -> Vec<u8> {
+    let body = line(fault);
+    let status = fault.status();
     let head = format!(
         "HTTP/1.1 {} {}\r\nx-weir-error: {}\r\nx-request-id: {}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         status.as_u16(),
         status.canonical_reason().unwrap_or(""),
-        bad.code(),
+        fault.code(),
         request_id.to_str().unwrap_or_default(),
         body.len()
     );

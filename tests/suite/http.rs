@@ -3,6 +3,7 @@
 mod access_log;
 mod connections;
 mod correlation;
+mod edges;
 mod errors;
 mod framing;
 mod grpc;
@@ -27,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
         errors::trials(),
         framing::trials(),
         connections::trials(),
+        edges::trials(),
         correlation::trials(),
         grpc::trials(),
         load::trials(),

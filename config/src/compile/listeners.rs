@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use super::check_name;
 use crate::error::{Diagnostics, Path};
 use crate::headers::HeaderOps;
+use crate::policy::Timeouts;
 use crate::schema::{self, Balance, Config, Direction, ForwardingHeaders, UpstreamProtocol};
 use crate::snapshot::{
     Action, AdminAddress, Backend, Cluster, ClusterId, Endpoint, Limits, Listener, Route, RouteId, Rule, RuleId, Split, Target,
@@ -64,8 +65,17 @@ fn draft(
         header_bytes: usize::try_from(listener.limits.header_bytes.0).unwrap_or(usize::MAX),
         header_count: listener.limits.header_count.into(),
         connections: listener.limits.connections,
+        header_read: listener.limits.header_read.0,
+        body_read: listener.limits.body_read.0,
+        idle: listener.limits.idle.0,
         http2: listener.http2.clone(),
     };
+    for (limit, key) in [(limits.header_read, "header_read"), (limits.body_read, "body_read"), (limits.idle, "idle")] {
+        if limit.is_some_and(|limit| limit.is_zero()) {
+            found.error(&path.key("limits").key(key), "no caller is that fast").hint =
+                Some("write `off` for no limit".to_owned());
+        }
+    }
     if !(1024..=1 << 20).contains(&limits.header_bytes) {
         found.error(&path.key("limits").key("header_bytes"), "the limit of the header block must be between 1KiB and 1MiB");
     }
@@ -120,6 +130,7 @@ fn app_cluster(
         balance: Balance::LeastRequest,
         connect_timeout: schema::Cluster::default_connect().0,
         idle_timeout: schema::Cluster::default_idle().0,
+        retry_budget: schema::RetryBudget::default(),
     });
     Some(id)
 }
@@ -140,6 +151,8 @@ pub(super) fn add_app_rules(drafts: &mut [Draft], clusters: &[Cluster], routes: 
             rewrite: None,
             request_headers: HeaderOps::default(),
             response_headers: HeaderOps::default(),
+            timeouts: Timeouts { request: None, per_try: None, idle: Some(super::policy::DEFAULT_IDLE) },
+            retry: None,
         });
         draft.listener.app_rule = Some(RuleId(rule));
     }

@@ -152,7 +152,7 @@ fn grpc_path(grpc: &GrpcMatch, at: &Path<'_>, found: &mut Diagnostics) -> Option
     }
 }
 
-fn value_test(test: &ValueMatch, at: &Path<'_>, found: &mut Diagnostics) -> Option<ValueTest> {
+pub(super) fn value_test(test: &ValueMatch, at: &Path<'_>, found: &mut Diagnostics) -> Option<ValueTest> {
     let test = match test {
         ValueMatch::Exact(text) => return Some(ValueTest { kind: ValueKind::Exact(text.as_bytes().into()), not: false }),
         ValueMatch::Test(test) => test,

@@ -6,6 +6,7 @@
 mod clusters;
 mod listeners;
 mod matches;
+mod policy;
 mod routes;
 mod shadow;
 

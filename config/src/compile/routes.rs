@@ -6,7 +6,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::uri::Authority;
 
 use super::listeners::Draft;
-use super::{ClusterNames, check_name, matches};
+use super::{ClusterNames, check_name, matches, policy};
 use crate::error::{Diagnostics, Path, suggest};
 use crate::headers::{HeaderOp, HeaderOps, protected};
 use crate::matcher::{CompiledMatch, PathTest};
@@ -178,7 +178,16 @@ fn one(
     if rule.rewrite.is_some() && rule.backends.is_none() {
         found.error(&path.key("rewrite"), "a rewrite changes what goes to `backends`, and this rule has none");
     }
-    Rule { name, route, action: action(rule, tests, clusters, path, found), rewrite, request_headers, response_headers }
+    Rule {
+        name,
+        route,
+        action: action(rule, tests, clusters, path, found),
+        rewrite,
+        request_headers,
+        response_headers,
+        timeouts: policy::timeouts(rule, path, found),
+        retry: policy::retry(rule, path, found),
+    }
 }
 
 fn action(

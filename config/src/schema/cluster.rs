@@ -1,6 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::RetryBudget;
 use crate::units::Span;
 
 /// A named set of endpoints and how to talk to them. Either `endpoints` or `dns`.
@@ -24,6 +25,9 @@ pub struct Cluster {
     /// An idle HTTP/1 connection is kept for reuse this long. Set it below the peer's own idle limit. Default `4s`.
     #[serde(default = "Cluster::default_idle")]
     pub idle_timeout: Span,
+    /// How many retries the cluster bears.
+    #[serde(default)]
+    pub retry_budget: RetryBudget,
 }
 
 impl Cluster {

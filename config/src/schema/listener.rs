@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::units::Size;
+use crate::units::{Limit, Size};
 
 /// A place where weir accepts connections. HTTP/1.0, HTTP/1.1 and HTTP/2 (cleartext, by prior knowledge) share the
 /// port; weir tells them apart by the first bytes.
@@ -75,6 +75,15 @@ pub struct Limits {
     #[serde(default = "Limits::default_connections")]
     #[schemars(range(min = 1))]
     pub connections: u32,
+    /// How long the head of a request may take, from its first byte. Over it: 408 and close. Default `10s`.
+    #[serde(default = "Limits::default_header_read")]
+    pub header_read: Limit,
+    /// How long a caller may pause in the middle of a request's body. Over it: 408 and close. Default `60s`.
+    #[serde(default = "Limits::default_body_read")]
+    pub body_read: Limit,
+    /// How long a connection may stay open without a request. Default `1h`.
+    #[serde(default = "Limits::default_idle")]
+    pub idle: Limit,
 }
 
 impl Limits {
@@ -87,6 +96,15 @@ impl Limits {
     fn default_connections() -> u32 {
         100_000
     }
+    fn default_header_read() -> Limit {
+        Limit(Some(std::time::Duration::from_secs(10)))
+    }
+    fn default_body_read() -> Limit {
+        Limit(Some(std::time::Duration::from_secs(60)))
+    }
+    fn default_idle() -> Limit {
+        Limit(Some(std::time::Duration::from_secs(3600)))
+    }
 }
 
 impl Default for Limits {
@@ -95,6 +113,9 @@ impl Default for Limits {
             header_bytes: Self::default_header_bytes(),
             header_count: Self::default_header_count(),
             connections: Self::default_connections(),
+            header_read: Self::default_header_read(),
+            body_read: Self::default_body_read(),
+            idle: Self::default_idle(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod listener;
+mod policy;
 mod route;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 pub use cluster::{Balance, Cluster, Endpoint, UpstreamProtocol, WeightedEndpoint};
 pub use listener::{Direction, ForwardingHeaders, Http2, Limits, Listener};
+pub use policy::{Backoff, Retry, RetryBudget, RetryOn, Timeout};
 pub use route::{
     Backend, GrpcMatch, HeaderChanges, Headers, Match, OneOrMany, PathMatch, PathRewrite, Range, Redirect, RegexRewrite, Respond,
     Rewrite, Route, Rule, ValueMatch, ValueTest,

@@ -3,6 +3,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::{Retry, Timeout};
+
 /// A set of hosts with ordered rules. For a request, weir takes the route with the most specific host (exact, then the
 /// longest wildcard, then `*`), and in it the first rule that matches.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -40,6 +42,10 @@ pub struct Rule {
     pub rewrite: Option<Rewrite>,
     /// Change headers of the request and of the response.
     pub headers: Option<Headers>,
+    /// How long a request may take.
+    pub timeout: Option<Timeout>,
+    /// When a request is tried again.
+    pub retry: Option<Retry>,
 }
 
 /// Conditions that must all hold.

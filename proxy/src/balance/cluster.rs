@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use weir_config::policy::Verdict;
 use weir_config::snapshot::{Cluster, Target};
 use weir_config::weights::Weights;
 
+use super::budget::Budget;
 use super::discovery::{Discovery, Resolved};
 use crate::error::Fault;
 use crate::observe::metrics::ClusterShard;
@@ -23,6 +25,8 @@ pub struct ClusterState {
     names: RefCell<Vec<Watched>>,
     turn: Cell<u64>,
     shard: Arc<ClusterShard>,
+    budget: Arc<Budget>,
+    worker: usize,
 }
 
 /// A name among a cluster's endpoints.
@@ -39,15 +43,32 @@ pub struct EndpointSet {
     weights: Option<Weights>,
 }
 
+impl EndpointSet {
+    /// The endpoints that take traffic and were not tried.
+    fn beside<'s>(&'s self, tried: &'s [SocketAddr]) -> impl Iterator<Item = &'s Rc<Endpoint>> {
+        let takes = |place: usize| self.weights.as_ref().is_some_and(|weights| weights.weight(place) > 0);
+        let rest = move |(place, endpoint): &(usize, &Rc<Endpoint>)| takes(*place) && !tried.contains(&endpoint.address);
+        self.list.iter().enumerate().filter(rest).map(|(_, endpoint)| endpoint)
+    }
+}
+
 impl ClusterState {
     /// A cluster as a snapshot describes it.
-    pub fn new(cluster: &Cluster, discovery: &Discovery, shard: Arc<ClusterShard>) -> Rc<Self> {
+    pub fn new(
+        cluster: &Cluster,
+        discovery: &Discovery,
+        shard: Arc<ClusterShard>,
+        budget: Arc<Budget>,
+        worker: usize,
+    ) -> Rc<Self> {
         let state = Self {
             config: RefCell::new(Rc::new(cluster.clone())),
             endpoints: RefCell::new(Rc::new(EndpointSet { list: Box::default(), weights: None })),
             names: RefCell::default(),
             turn: Cell::new(0),
             shard,
+            budget,
+            worker,
         };
         state.watch(discovery);
         state.rebuild();
@@ -89,6 +110,45 @@ impl ClusterState {
         let balance = self.config.borrow().balance;
         let place = super::choose(balance, weights, draw, turn, |place| set.list[place].in_flight.get());
         Ok(Rc::clone(&set.list[place]))
+    }
+
+    /// Chooses an endpoint for another attempt: one that was not tried, if there is one.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn pick_beside(&self, draw: u64, tried: &[SocketAddr]) -> Result<Rc<Endpoint>, Fault> {
+        let set = Rc::clone(&self.endpoints.borrow());
+        let rest: Vec<&Rc<Endpoint>> = set.beside(tried).collect();
+        match usize::try_from(draw % (rest.len().max(1) as u64)).ok().and_then(|place| rest.get(place)) {
+            Some(endpoint) => Ok(Rc::clone(endpoint)),
+            None => self.pick(draw),
+        }
+    }
+
+    /// Whether there is an endpoint that was not tried.
+    pub fn has_beside(&self, tried: &[SocketAddr]) -> bool {
+        self.endpoints.borrow().beside(tried).next().is_some()
+    }
+
+    /// A request comes here; the retry budget grows with it.
+    pub fn begin(&self, now: std::time::Instant) {
+        self.budget.request(self.worker, now);
+    }
+
+    /// Takes a retry out of the budget, if there is one.
+    pub fn may_retry(&self) -> bool {
+        self.budget.take(self.config.borrow().retry_budget, std::time::Instant::now())
+    }
+
+    /// Counts what was done after an attempt.
+    pub fn count(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Retry(_) => self.shard.retries.add(1),
+            Verdict::Replay => self.shard.replays.add(1),
+            Verdict::Move => self.shard.moves.add(1),
+            Verdict::Done(Some(denied)) => self.shard.denied[denied as usize].add(1),
+            Verdict::Done(None) => {}
+        }
     }
 
     /// Closes connections that have been idle too long.

@@ -1,8 +1,10 @@
 //! Which endpoint of a cluster takes a request.
 //!
-//! [`choose`] is the pure decision over weights and load; [`cluster`] keeps the endpoints of a cluster on a worker;
+//! [`choose`] is the pure decision over weights and load; [`cluster`] keeps the endpoints of a cluster on a worker; [`budget`]
+//! how many retries it bears;
 //! [`discovery`] resolves names, on the control thread.
 
+pub mod budget;
 pub mod cluster;
 pub mod discovery;
 

@@ -16,6 +16,9 @@ const MAX_FIELDS: usize = 100;
 /// How large the head of a response may be: as that of a request by default.
 pub const LIMITS: Limits = Limits { header_bytes: 64 << 10, header_count: MAX_FIELDS };
 
+/// What every response begins with.
+const BEGINNING: &[u8] = b"HTTP/1.";
+
 /// A response without its body.
 #[derive(Debug)]
 pub struct ResponseHead {
@@ -39,7 +42,11 @@ pub struct NotHttp;
 /// Not HTTP/1, not of one meaning, or too large.
 pub fn next(input: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, NotHttp> {
     let Some(length) = end(input) else {
-        return if input.len() <= LIMITS.header_bytes { Ok(None) } else { Err(NotHttp) };
+        // Something else than HTTP may never send an empty line.
+        let begins = input.trim_ascii_start();
+        let known = begins.len().min(BEGINNING.len());
+        let may_be = begins[..known] == BEGINNING[..known] && input.len() <= LIMITS.header_bytes;
+        return if may_be { Ok(None) } else { Err(NotHttp) };
     };
     if length > LIMITS.header_bytes {
         return Err(NotHttp);

@@ -40,6 +40,8 @@ pub struct Wire {
     queued: RefCell<Vec<u8>>,
     /// Whether the peer waits for `100 Continue`.
     awaits_continue: Cell<bool>,
+    /// Whether the final response is being written: nothing may come between any more.
+    answering: Cell<bool>,
     /// Whether somebody reads the body.
     has_reader: Cell<bool>,
     /// Who waits for the reader to be gone.
@@ -55,6 +57,7 @@ impl Wire {
             decoder: RefCell::new(Decoder::done()),
             queued: RefCell::new(Vec::new()),
             awaits_continue: Cell::new(false),
+            answering: Cell::new(false),
             has_reader: Cell::new(false),
             successor: RefCell::new(None),
         })
@@ -65,8 +68,14 @@ impl Wire {
         let mut decoder = self.decoder.borrow_mut();
         begin(&mut decoder);
         self.awaits_continue.set(awaits_continue);
+        self.answering.set(false);
         self.has_reader.set(!decoder.is_done());
         (!decoder.is_done()).then(|| Incoming { wire: Rc::clone(self), over: false })
+    }
+
+    /// The final response begins: no informational one may follow.
+    pub fn answer(&self) {
+        self.answering.set(true);
     }
 
     /// Works on what was read and not taken.
@@ -145,7 +154,12 @@ impl Wire {
     /// Whether the peer has gone away, while nothing more is read of it than it may say ahead. Pending as long as it is
     /// there.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.is_done() && self.unread.borrow().len() < MAX_AHEAD {
+        if self.has_reader.get() {
+            // Whoever reads the body finds out; when that is over, it is looked for here again.
+            *self.successor.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        while self.unread.borrow().len() < MAX_AHEAD {
             match ready!(self.poll_fill(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
@@ -157,7 +171,10 @@ impl Wire {
     /// Whether an idle connection can carry another exchange, as far as this side can know: the peer has neither closed
     /// nor said anything unasked.
     pub fn is_usable(&self) -> bool {
-        self.is_done() && self.is_empty() && self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+        // Costs no system call unless the runtime knows of something to read; then the connection is over anyway.
+        let silent =
+            || matches!(self.stream.borrow().try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.is_done() && self.is_empty() && silent()
     }
 
     /// Reads and throws away. Gives the number of bytes, 0 at the end of the stream.
@@ -179,7 +196,8 @@ impl Wire {
                 self.awaits_continue.set(false);
                 return Poll::Ready(Ok(piece));
             }
-            if self.awaits_continue.replace(false) && self.is_empty() {
+            if self.awaits_continue.get() && !self.answering.get() && self.is_empty() {
+                self.awaits_continue.set(false);
                 self.inform(StatusCode::CONTINUE, &HeaderMap::new());
             }
             if ready!(self.poll_fill(cx))? == 0 {
@@ -200,10 +218,10 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Puts an informational response on the wire. Nothing else may be half written; dropped where it would pile up.
+    /// Puts an informational response on the wire. Dropped once the final response has begun, and where it would pile up.
     pub fn inform(&self, status: StatusCode, headers: &HeaderMap) {
         let mut queued = self.queued.borrow_mut();
-        if queued.len() > MAX_QUEUED {
+        if self.answering.get() || queued.len() > MAX_QUEUED {
             return;
         }
         encode::informational(&mut queued, status, headers);
@@ -213,17 +231,26 @@ impl Wire {
         }
     }
 
+    /// Writes what is left of informational responses.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_queued(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut queued = self.queued.borrow_mut();
+        while !queued.is_empty() {
+            let written = ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, &queued))?;
+            queued.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Writes.
     ///
     /// # Errors
     /// What the socket says.
     pub fn poll_write(&self, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_queued(cx))?;
         let mut stream = self.stream.borrow_mut();
-        let mut queued = self.queued.borrow_mut();
-        while !queued.is_empty() {
-            let written = ready!(Pin::new(&mut *stream).poll_write(cx, &queued))?;
-            queued.drain(..written);
-        }
         match parts {
             [part] => Pin::new(&mut *stream).poll_write(cx, part),
             parts => Pin::new(&mut *stream).poll_write_vectored(cx, parts),

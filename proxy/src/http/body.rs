@@ -1,24 +1,27 @@
 //! The response's body on its way to the caller, and everything that must last as long as the response.
 
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::clock::{Clocks, Paced};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::observe::Record;
+use crate::policy::attempts::expired;
 use crate::upstream::Lease;
-use crate::upstream::body::{BodyError, Meter, Source};
+use crate::upstream::body::{BodyError, RequestBody, Source};
 
 /// A response body on its way to the caller. It carries what must last as long as the response: the record and the
 /// upstream connection; and how the head before it was spelled.
 pub struct ResponseBody {
     source: Source,
-    meter: Option<Rc<Meter>>,
+    /// The request's body, which may still be on its way.
+    request: RequestBody,
+    clocks: Option<Clocks>,
     record: Record,
     lease: Option<Lease>,
     spelling: Spelling,
@@ -30,26 +33,42 @@ impl ResponseBody {
     /// A body weir makes itself.
     pub fn own(bytes: Bytes, record: Record) -> Self {
         let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
-        Self { source, meter: None, record, lease: None, spelling: Spelling::default(), ends_in_status: false }
+        Self {
+            source,
+            request: RequestBody::none(),
+            clocks: None,
+            record,
+            lease: None,
+            spelling: Spelling::default(),
+            ends_in_status: false,
+        }
     }
 
-    /// Without the content of a body that weir made: the answer to HEAD has none, though its length is told.
-    #[must_use]
-    pub fn without_content(mut self) -> Self {
-        if matches!(self.source, Source::Full(_)) {
+    /// Without its content: the answer to HEAD, 204 and 304 have none, though a length may be told.
+    pub fn without_content(&mut self) {
+        if !self.source.is_end() {
             self.source = Source::Empty;
+            // Whatever the upstream would still send is not wanted.
+            self.lease = None;
         }
-        self
+        self.end();
     }
 
     /// A body from an upstream.
-    pub fn upstream(source: Source, spelling: Spelling, record: Record, meter: Option<Rc<Meter>>, lease: Lease) -> Self {
-        let mut body = Self { source, meter, record, lease: Some(lease), spelling, ends_in_status: false };
+    pub fn upstream(source: Source, spelling: Spelling, record: Record, request: RequestBody, lease: Lease) -> Self {
+        let mut body = Self { source, request, clocks: None, record, lease: Some(lease), spelling, ends_in_status: false };
         if body.source.is_end() {
             // Nothing to wait for: the connection may serve somebody else at once.
             body.finish_upstream();
         }
         body
+    }
+
+    /// Ends it when these run out.
+    #[must_use]
+    pub fn timed(mut self, clocks: Clocks) -> Self {
+        self.clocks = Some(clocks);
+        self
     }
 
     /// How the response's head was spelled.
@@ -62,6 +81,11 @@ impl ResponseBody {
     pub fn ending_in_status(mut self) -> Self {
         self.ends_in_status = self.record.grpc;
         self
+    }
+
+    /// Whether weir made it.
+    pub fn is_own(&self) -> bool {
+        matches!(self.source, Source::Full(_))
     }
 
     /// Why the request failed, if it did.
@@ -110,7 +134,10 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut frame = ready!(self.source.poll_frame(cx));
+        let mut frame = match self.source.poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => Some(Err(ready!(self.poll_stalled(0, cx)))),
+        };
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -150,14 +177,22 @@ impl Body for ResponseBody {
     }
 }
 
+impl Paced for ResponseBody {
+    fn poll_stalled(&mut self, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let progress = sent + self.record.bytes_out + self.request.bytes();
+        match &mut self.clocks {
+            Some(clocks) => clocks.poll(progress, cx).map(|clock| BodyError::Cut(expired(clock))),
+            None => Poll::Pending,
+        }
+    }
+}
+
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A codec that knows the length stops polling at the last byte and never sees the end.
         if !self.record.is_complete() && self.record.fault.is_none() && self.source.is_end() {
             self.end();
         }
-        if let Some(meter) = &self.meter {
-            self.record.bytes_in = meter.bytes.get();
-        }
+        self.record.bytes_in += self.request.bytes();
     }
 }

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::forwarding::Caller;
+use super::h1::Patience;
 use super::h2_gate::PREFACE;
 use super::{h1, h2};
 use crate::drain::Member;
@@ -35,7 +36,8 @@ pub struct Connection {
 
 /// Serves a connection to its end.
 pub async fn serve(connection: Rc<Connection>, mut stream: TcpStream, member: Member) {
-    let Some((protocol, prefix)) = detect(&mut stream, &member).await else {
+    let mut patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
+    let Some((protocol, prefix)) = detect(&mut stream, &member, &mut patience).await else {
         return;
     };
     let counted = &connection.listener.shard.protocols;
@@ -58,7 +60,7 @@ enum Protocol {
 }
 
 /// Reads until the first bytes tell the protocol. `None` if the caller went away first.
-async fn detect(stream: &mut TcpStream, member: &Member) -> Option<(Protocol, Bytes)> {
+async fn detect(stream: &mut TcpStream, member: &Member, patience: &mut Patience) -> Option<(Protocol, Bytes)> {
     let mut seen = BytesMut::new();
     poll_fn(|cx| {
         member.watch(cx);
@@ -73,7 +75,8 @@ async fn detect(stream: &mut TcpStream, member: &Member) -> Option<(Protocol, By
                 Poll::Pending if member.is_draining() && seen.is_empty() && !has_said_something(stream) => {
                     return Poll::Ready(None);
                 }
-                Poll::Pending => return Poll::Pending,
+                // A caller that sends part of a preface would get no answer that it understands.
+                Poll::Pending => return patience.poll(!seen.is_empty(), cx).map(|_| None),
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => seen.extend_from_slice(buf.filled()),
                 Poll::Ready(_) => return Poll::Ready(None),
             }

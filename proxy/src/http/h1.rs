@@ -12,14 +12,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response};
 use http_body::Body;
+use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::body::ResponseBody;
 use super::connection::{Connection, has_said_something};
 use super::informational::Caller;
 use super::request;
+use crate::clock::{Alarm, Alarms};
 use crate::drain::Member;
-use crate::error::{BadRequest, Fault};
+use crate::error::Fault;
 use crate::h1::encode::{self, Coding, Recipient};
 use crate::h1::request::{RequestHead, Scanner, read};
 use crate::h1::send::{SendError, Sender};
@@ -32,6 +35,8 @@ use crate::upstream::body::Source;
 const MAX_LEFTOVER: u64 = 64 << 10;
 /// It is waited for no longer than this.
 const MAX_LEFTOVER_WAIT: Duration = Duration::from_secs(5);
+/// An upload that outlives its response may go on for so long.
+const MAX_UPLOAD_ALONE: Duration = Duration::from_secs(300);
 /// After a refusal, this much is read and thrown away so that the refusal is not lost in a reset.
 const MAX_LINGER_BYTES: usize = 256 << 10;
 const MAX_LINGER: Duration = Duration::from_secs(1);
@@ -42,26 +47,30 @@ const USUAL_HEAD: usize = 1024;
 
 /// Serves the connection to its end. `prefix` was read from the stream already.
 pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes, member: Member) {
-    let limits = connection.listener.limits();
-    let limits = Limits { header_bytes: limits.header_bytes, header_count: limits.header_count };
+    let configured = connection.listener.limits();
+    let limits = Limits { header_bytes: configured.header_bytes, header_count: configured.header_count };
     let wire = Wire::new(stream, BytesMut::from(prefix));
     let mut scanner = Scanner::default();
+    let mut patience = Patience::new(&connection.worker.alarms, &configured);
     let end = loop {
-        let head = match poll_fn(|cx| next(&wire, &mut scanner, limits, &member, cx)).await {
+        let head = match poll_fn(|cx| next(&wire, &mut scanner, limits, &member, &mut patience, cx)).await {
             Ok(Some(head)) => head,
             Ok(None) => break End::Quiet,
-            Err(bad) => break End::Refused(bad),
+            Err(fault) => break End::Refused(fault),
         };
+        patience.restart();
         // Boxed, so that a connection between two requests is small.
         if let Some(end) = Box::pin(exchange(&connection, &wire, head, limits, &member)).await {
             break end;
         }
     };
-    if wire.is_malformed() || matches!(end, End::Refused(_)) {
+    if wire.is_malformed() || matches!(end, End::Refused(Fault::BadRequest(_))) {
         connection.listener.shard.malformed.add(1);
     }
     match end {
         End::Gone => {}
+        // A reset is all that tells a caller of HTTP/1.0 that a body is not whole.
+        End::Reset => drop(wire.with_stream(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)))),
         End::Quiet | End::Refused(_) => {
             let _ = tokio::time::timeout(MAX_GOODBYE, goodbye(&connection, &wire, &end)).await;
         }
@@ -75,8 +84,40 @@ enum End {
     Gone,
     /// Everything is said.
     Quiet,
+    /// What was said last is not whole, and nothing else tells.
+    Reset,
     /// Something came that is no request.
-    Refused(BadRequest),
+    Refused(Fault),
+}
+
+/// How long a connection waits for a request, and for the rest of its head.
+pub(super) struct Patience {
+    alarm: Alarm,
+    idle: Option<Duration>,
+    head: Option<Duration>,
+    idle_since: Option<Instant>,
+    head_since: Option<Instant>,
+}
+
+impl Patience {
+    pub(super) fn new(alarms: &Rc<Alarms>, limits: &weir_config::snapshot::Limits) -> Self {
+        let alarm = Alarm::of(alarms);
+        Self { alarm, idle: limits.idle, head: limits.header_read, idle_since: None, head_since: None }
+    }
+
+    /// A request is there; the next one has its own time.
+    pub(super) fn restart(&mut self) {
+        self.idle_since = None;
+        self.head_since = None;
+    }
+
+    /// Ready when nothing more is waited for: `None` between two requests, a fault inside a head.
+    pub(super) fn poll(&mut self, begun: bool, cx: &mut Context<'_>) -> Poll<Option<Fault>> {
+        let (limit, since) = if begun { (self.head, &mut self.head_since) } else { (self.idle, &mut self.idle_since) };
+        let Some(limit) = limit else { return Poll::Pending };
+        let since = *since.get_or_insert_with(Instant::now);
+        self.alarm.poll(since + limit, cx).map(|()| begun.then_some(Fault::SlowHead))
+    }
 }
 
 /// The next request; `None` if there is none.
@@ -85,22 +126,23 @@ fn next(
     scanner: &mut Scanner,
     limits: Limits,
     member: &Member,
+    patience: &mut Patience,
     cx: &mut Context<'_>,
-) -> Poll<Result<Option<RequestHead>, BadRequest>> {
+) -> Poll<Result<Option<RequestHead>, Fault>> {
     member.watch(cx);
     loop {
         if member.is_aborted() {
             return Poll::Ready(Ok(None));
         }
-        if let Some(head) = wire.with_unread(|unread| scanner.next(unread, limits))? {
-            return Poll::Ready(read(&head, limits).map(Some));
+        if let Some(head) = wire.with_unread(|unread| scanner.next(unread, limits)).map_err(Fault::BadRequest)? {
+            return Poll::Ready(read(&head, limits).map(Some).map_err(Fault::BadRequest));
         }
         match wire.poll_fill(cx) {
             // What the caller sent already is answered; silence ends the connection.
             Poll::Pending if member.is_draining() && wire.is_empty() && !wire.with_stream(has_said_something) => {
                 return Poll::Ready(Ok(None));
             }
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => return patience.poll(!wire.is_empty(), cx).map(|fault| fault.map_or(Ok(None), Err)),
             Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(None)),
             Poll::Ready(Ok(_)) => {}
         }
@@ -128,7 +170,8 @@ async fn exchange(
                 return Poll::Ready(Some(response));
             }
             // A caller that went away wants no answer: the request is dropped, and with it the upstream's.
-            if member.is_aborted() || wire.poll_gone(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
+            let gone = member.is_aborted() || wire.poll_gone(cx).is_ready();
+            if gone || matches!(wire.poll_queued(cx), Poll::Ready(Err(_))) { Poll::Ready(None) } else { Poll::Pending }
         })
         .await
     };
@@ -145,11 +188,18 @@ async fn answer(
     member: &Member,
 ) -> Option<End> {
     let refused = response.body().fault().is_some_and(Fault::closes_connection);
-    recipient.keep_alive &= !refused && !member.is_draining() && !is_stuck(wire, framing);
+    // An upload whose response is complete is given up, or goes on alone; a large one is not worth waiting for.
+    let outlived = response.body().is_end_stream() && !wire.is_done() && is_large(wire);
+    recipient.keep_alive &= !refused && !outlived && !member.is_draining() && !is_stuck(wire, framing);
+    wire.answer();
     let spelling = response.body_mut().take_spelling();
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
     let coding = encode::response(&mut bytes, &response, &spelling, &response.body().size_hint(), recipient);
-    let mut sender = Sender::new(bytes, response.into_body(), coding);
+    let mut body = response.into_body();
+    if coding == Coding::None {
+        body.without_content();
+    }
+    let mut sender = Sender::new(bytes, body, coding);
     let sent = poll_fn(|cx| {
         member.watch(cx);
         match sender.poll(wire, cx) {
@@ -165,20 +215,26 @@ async fn answer(
             sender.body_mut().fail(Fault::UpstreamProtocol);
             return Some(End::Quiet);
         }
-        // The caller must not take for whole what is not, so the connection ends before the message does.
+        // The caller must not take for whole what is not, so the connection ends before the message does; where the end of
+        // the connection is the end of the message, in a reset.
+        Some(Err(SendError::Body(_))) if coding == Coding::UntilClose => return Some(End::Reset),
         Some(Err(SendError::Body(_))) => return Some(End::Quiet),
         Some(Err(SendError::Io(_))) | None => return Some(End::Gone),
     }
     drop(sender);
+    let stays = recipient.keep_alive && coding != Coding::UntilClose;
+    if !stays && poll_fn(|cx| wire.poll_shutdown(cx)).await.is_err() {
+        return Some(End::Gone);
+    }
     // An upload may outlive its response.
     let released = poll_fn(|cx| {
         member.watch(cx);
         if member.is_aborted() { Poll::Ready(false) } else { wire.poll_released(cx).map(|()| true) }
     });
-    if !released.await {
+    if !tokio::time::timeout(MAX_UPLOAD_ALONE, released).await.is_ok_and(|released| released) {
         return Some(End::Gone);
     }
-    if !recipient.keep_alive || coding == Coding::UntilClose || is_stuck(wire, framing) {
+    if !stays || is_stuck(wire, framing) {
         return Some(End::Quiet);
     }
     let leftover = tokio::time::timeout(MAX_LEFTOVER_WAIT, poll_fn(|cx| wire.poll_skip(cx)));
@@ -191,17 +247,20 @@ fn is_stuck(wire: &Wire, framing: Framing) -> bool {
     if framing == Framing::None || wire.is_done() {
         return false;
     }
-    wire.awaits_continue()
-        || wire.is_malformed()
-        || (wire.is_abandoned() && wire.remaining().is_none_or(|remaining| remaining > MAX_LEFTOVER))
+    wire.awaits_continue() || wire.is_malformed() || (wire.is_abandoned() && is_large(wire))
+}
+
+/// Whether more of the body may be to come than is worth reading for nothing.
+fn is_large(wire: &Wire) -> bool {
+    wire.remaining().is_none_or(|remaining| remaining > MAX_LEFTOVER)
 }
 
 /// Says the refusal, if there is one, and closes so that it arrives.
 async fn goodbye(connection: &Rc<Connection>, wire: &Wire, end: &End) {
-    if let End::Refused(bad) = *end {
-        tracing::debug!(peer = %connection.peer, reason = bad.code(), "request refused");
-        let id = request::log_refusal(connection, bad);
-        let bytes = respond::raw(bad, &id);
+    if let End::Refused(fault) = *end {
+        tracing::debug!(peer = %connection.peer, reason = fault.code(), "request refused");
+        let id = request::log_refusal(connection, fault);
+        let bytes = respond::raw(fault, &id);
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             match poll_fn(|cx| wire.poll_write(cx, &[IoSlice::new(rest)])).await {

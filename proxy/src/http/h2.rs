@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::connection::Connection;
+use super::h1::Patience;
 use super::h2_gate::{Flood, Inspector};
 use super::informational::Caller;
 use super::request;
@@ -65,6 +66,9 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         None => return,
     };
     let mut told = false;
+    // Streams that are being answered; without any, the connection waits only so long.
+    let active = Rc::new(());
+    let mut patience = Patience::new(&connection.worker.alarms, &limits);
     // A peer that does not read would never let GOAWAY out.
     let mut last_words: Option<Pin<Box<Sleep>>> = None;
     loop {
@@ -75,7 +79,12 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
                 return Poll::Ready(None);
             }
             let mut accepted = http.poll_accept(cx);
-            if accepted.is_pending() && member.is_draining() && !std::mem::replace(&mut told, true) {
+            let idle = Rc::strong_count(&active) == 1;
+            if !idle {
+                patience.restart();
+            }
+            let bored = accepted.is_pending() && idle && patience.poll(false, cx).is_ready();
+            if accepted.is_pending() && (member.is_draining() || bored) && !std::mem::replace(&mut told, true) {
                 http.graceful_shutdown();
                 accepted = http.poll_accept(cx);
             }
@@ -93,7 +102,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         .await;
         match accepted {
             Some(Ok((request, respond))) => {
-                tokio::task::spawn_local(one(Rc::clone(&connection), request, respond));
+                tokio::task::spawn_local(one(Rc::clone(&connection), request, respond, Rc::clone(&active)));
             }
             Some(Err(error)) => {
                 tracing::debug!(peer = %connection.peer, %error, "HTTP/2 connection ended");
@@ -120,7 +129,12 @@ async fn until_drained<F: Future>(future: F, member: &Member) -> Option<F::Outpu
 }
 
 /// One request, from its stream and back.
-async fn one(connection: Rc<Connection>, request: Request<h2::RecvStream>, respond: h2::server::SendResponse<Bytes>) {
+async fn one(
+    connection: Rc<Connection>,
+    request: Request<h2::RecvStream>,
+    respond: h2::server::SendResponse<Bytes>,
+    _active: Rc<()>,
+) {
     let respond = Rc::new(RefCell::new(respond));
     let unspelled = Spelling::default();
     let response = {

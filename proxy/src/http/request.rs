@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use http::header::{EXPECT, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
@@ -25,16 +25,22 @@ use super::informational::Caller;
 use super::seen::Seen;
 use super::{forwarding, hop};
 use crate::balance::cluster::ClusterState;
+use crate::clock::{Alarm, Clocks};
 use crate::error::{BadRequest, Fault};
 use crate::h1::spelling::Spelling;
 use crate::observe::Record;
 use crate::observe::record::LogEntry;
+use crate::policy::attempts::{self, Job, Report};
+use crate::policy::deadline;
 use crate::respond::{self, WEIR_ERROR};
 use crate::state::Worker;
 use crate::state::listener::Current;
-use crate::upstream::body::{Meter, RequestBody, Source};
-use crate::upstream::informational::{Hold, HoldGate};
-use crate::upstream::{self, Answer, Waiting};
+use crate::upstream::body::{RequestBody, Source};
+use crate::upstream::informational::{Hold, HoldGate, Inform};
+use crate::upstream::{Answer, Waiting};
+
+/// Tells the caller that it took more than one attempt.
+static ATTEMPTS: HeaderName = HeaderName::from_static("x-weir-attempts");
 
 /// Serves one request; `spelling` is how its head came over HTTP/1.
 pub async fn handle(
@@ -72,15 +78,18 @@ pub async fn handle(
             respond::fault(fault, record)
         }
     };
-    let response = if is_head { response.map(ResponseBody::without_content) } else { response };
-    tag(response, correlation.request_id)
+    tag(response, correlation.request_id, is_head)
 }
 
 fn rule_of(current: &Current, rule: RuleId) -> &Rule {
     current.prepared.snapshot().rule(rule)
 }
 
-fn tag(mut response: Response<ResponseBody>, id: HeaderValue) -> Response<ResponseBody> {
+/// The last of the path: the request's id, and no content for HEAD of what weir itself says.
+fn tag(mut response: Response<ResponseBody>, id: HeaderValue, is_head: bool) -> Response<ResponseBody> {
+    if is_head && response.body().is_own() {
+        response.body_mut().without_content();
+    }
     response.headers_mut().insert(REQUEST_ID.clone(), id);
     response
 }
@@ -225,12 +234,18 @@ fn check_h2(current: &Current, head: &Parts) -> Result<(), Fault> {
         BadRequest::HeaderCount
     } else if !is_host_once(head) {
         BadRequest::Host
-    } else if head.uri.path() == "*" && head.method != Method::OPTIONS {
+    } else if !is_origin_form(head) {
         BadRequest::Target
     } else {
         return Ok(());
     };
     Err(Fault::BadRequest(bad))
+}
+
+/// Whether the target is a path, or the asterisk that belongs to OPTIONS. Anything else an HTTP/1 upstream could take for
+/// an absolute form, with a host of its own.
+fn is_origin_form(head: &Parts) -> bool {
+    head.uri.path().starts_with('/') || (head.uri.path() == "*" && head.method == Method::OPTIONS)
 }
 
 /// Whether the request names one valid host, in `:authority`, in `Host` or the same in both.
@@ -303,56 +318,80 @@ impl Forward {
         let Action::Forward(split) = &rule.action else { return respond::fault(Fault::NoRule, record) };
         let backend = &split.backends[self.backend];
         let cluster = self.cluster.config();
+        self.cluster.begin(record.start_at());
         let http2 = match cluster.protocol {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::Auto => head.version == Version::HTTP_2,
         };
         let from_h2 = head.version == Version::HTTP_2;
-        let (mut body, hold) = body(source, &head, self.seen, &caller);
-        let meter = body.meter();
-        let held = hold.map(|(hold, gate)| {
-            body.hold(hold);
-            gate
-        });
+        let (body, held) = body(connection, source, &head, self.seen, &caller);
+        let mut clocks = clocks(connection, rule, &head.headers, &record);
         prepare_head(connection, current, &self, &mut head);
         let endpoint = match self.cluster.pick(connection.worker.draw()) {
             Ok(endpoint) => endpoint,
             Err(fault) => return respond::fault(fault, record),
         };
-        let request = match outgoing(head, http2, from_h2, endpoint.address) {
-            Ok(head) => Request::from_parts(head, body),
+        let head = match outgoing(head, http2, from_h2, endpoint.address) {
+            Ok(head) => head,
             Err(fault) => return respond::fault(fault, record),
         };
-        if let Some(log) = &mut record.log {
-            log.upstream = Some(endpoint.address);
-        }
         let waiting = Waiting { caller: &caller, tell_continue: from_h2 && held.is_some(), hold: held };
-        match upstream::exchange(&endpoint, &cluster, http2, request, spelling, &waiting).await {
-            Ok(answer) => incoming(answer, rule, backend, meter, record),
-            Err(mut fault) => {
-                if let Some(meter) = &meter {
-                    record.bytes_in = meter.bytes.get();
-                    fault = meter.failed.get().unwrap_or(fault);
-                }
-                respond::fault(fault, record)
+        let grpc = record.grpc;
+        let job = Job { rule, cluster: &self.cluster, first: endpoint, head, body: &body, spelling, http2, grpc, waiting };
+        let mut report = Report::default();
+        let ended = attempts::run(&connection.worker, job, &mut clocks, &mut report).await;
+        record.tried(report.attempts, report.denied, report.upstream);
+        match ended {
+            Ok(answer) => {
+                body.settle();
+                incoming(answer, rule, backend, body, clocks, &report, record)
+            }
+            Err(fault) => {
+                record.bytes_in = body.bytes();
+                respond::fault(body.failed().unwrap_or(fault), record)
             }
         }
     }
 }
 
-type Held = (Hold, Rc<HoldGate>);
-
-/// The request's body; kept back if the caller waits for `100 Continue`.
-fn body(source: Source, head: &Parts, seen: Seen, caller: &Caller) -> (RequestBody, Option<Held>) {
-    let body = RequestBody::new(source);
-    let expects = seen.expect() && head.headers.contains_key(EXPECT) && body.meter().is_some();
-    let hold = match caller {
-        Caller::Old => None,
-        Caller::H1(_) => expects.then(|| Hold::new(None)),
-        Caller::H2(_) => expects.then(|| Hold::new(Some(Box::new(caller.clone())))),
+/// The clocks of a request: the rule's, and the caller's own deadline.
+fn clocks(connection: &Connection, rule: &Rule, headers: &HeaderMap, record: &Record) -> Clocks {
+    let began = tokio::time::Instant::from_std(record.start_at());
+    let told = deadline::told(headers, record.grpc);
+    let limit = match (rule.timeouts.request, told) {
+        (Some(limit), Some(told)) => Some(limit.min(told)),
+        (limit, told) => limit.or(told),
     };
-    (body, hold)
+    let deadline = limit.and_then(|limit| began.checked_add(limit));
+    Clocks::start(&connection.worker.alarms, began, deadline, rule.timeouts.idle)
+}
+
+/// The request's body, and what opens it; kept back if the caller waits for `100 Continue`.
+fn body(
+    connection: &Connection,
+    source: Source,
+    head: &Parts,
+    seen: Seen,
+    caller: &Caller,
+) -> (RequestBody, Option<Rc<HoldGate>>) {
+    if source.is_end() {
+        return (RequestBody::none(), None);
+    }
+    let worker = &connection.worker;
+    let pause = connection.listener.body_read().map(|limit| (limit, Alarm::of(&worker.alarms)));
+    let body = RequestBody::new(source, &worker.kept, pause);
+    if !seen.expect() || !head.headers.contains_key(EXPECT) {
+        return (body, None);
+    }
+    let tell: Option<Box<dyn Inform>> = match caller {
+        Caller::Old => return (body, None),
+        Caller::H1(_) => None,
+        Caller::H2(_) => Some(Box::new(caller.clone())),
+    };
+    let (hold, gate) = Hold::new(tell);
+    body.hold(hold);
+    (body, Some(gate))
 }
 
 /// Makes the head what the rule, the backend and the protocol's rules want it to be.
@@ -390,7 +429,13 @@ fn outgoing(mut head: Parts, http2: bool, from_h2: bool, endpoint: SocketAddr) -
     {
         head.headers.insert(HOST, host);
     }
-    let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let target = match head.uri.path_and_query() {
+        // The absolute form may leave the path out (RFC 9112, section 3.2.1).
+        Some(target) if target.as_str().starts_with('?') => PathAndQuery::try_from(format!("/{}", target.as_str())),
+        Some(target) => Ok(target.clone()),
+        None => Ok(PathAndQuery::from_static("/")),
+    };
+    let target = target.map_err(|_| Fault::BadRequest(BadRequest::Target))?;
     if http2 {
         let host = head.headers.remove(HOST);
         let authority = match host {
@@ -418,7 +463,9 @@ fn incoming(
     answer: Answer,
     rule: &Rule,
     backend: &Backend,
-    meter: Option<Rc<Meter>>,
+    body: RequestBody,
+    mut clocks: Clocks,
+    report: &Report,
     mut record: Record,
 ) -> Response<ResponseBody> {
     let (mut head, source) = answer.response.into_parts();
@@ -426,11 +473,19 @@ fn incoming(
     if record.grpc {
         record.grpc_status = grpc_status(&head.headers);
     }
-    if Seen::of(&head.headers).hop() {
+    let seen = Seen::of(&head.headers);
+    if seen.hop() {
         hop::remove(&mut head.headers);
     }
-    // Only weir says this; what an app says would be taken for weir's word.
+    if seen.events() || record.grpc {
+        // A stream ends when it is over.
+        clocks.deadline = None;
+    }
+    // Only weir says these; what an app says would be taken for weir's word.
     head.headers.remove(&WEIR_ERROR);
+    if report.attempts > 1 {
+        head.headers.insert(ATTEMPTS.clone(), HeaderValue::from(report.attempts));
+    }
     rule.response_headers.apply(&mut head.headers);
     backend.response_headers.apply(&mut head.headers);
     head.version = Version::HTTP_11;
@@ -439,7 +494,8 @@ fn incoming(
     {
         log.response_headers = Some(head.headers.clone());
     }
-    Response::from_parts(head, ResponseBody::upstream(source, answer.spelling, record, meter, answer.lease))
+    let body = ResponseBody::upstream(source, answer.spelling, record, body, answer.lease);
+    Response::from_parts(head, body.timed(clocks))
 }
 
 fn log_entry(connection: &Connection, current: &Current, head: &Parts, correlation: &Correlation) -> Option<Box<LogEntry>> {
@@ -469,13 +525,13 @@ fn log_entry(connection: &Connection, current: &Current, head: &Parts, correlati
     }))
 }
 
-/// Logs and counts a request that the gate refused before it became one, and gives the id it is logged under.
-pub fn log_refusal(connection: &Rc<Connection>, bad: BadRequest) -> HeaderValue {
+/// Logs and counts a request that was refused before it became one, and gives the id it is logged under.
+pub fn log_refusal(connection: &Rc<Connection>, fault: Fault) -> HeaderValue {
     let current = connection.listener.current(&connection.worker);
     let mut record = Record::start(Instant::now());
     record.belongs_to(&current.prepared.unmatched(&connection.worker));
-    record.fault = Some(Fault::BadRequest(bad));
-    record.head(bad.status());
+    record.fault = Some(fault);
+    record.head(fault.status());
     let (mut head, ()) = Request::new(()).into_parts();
     head.uri = Uri::from_static("/-");
     let correlation = Correlation { request_id: fresh_id(&connection.worker), replaced: false, malformed: 0 };

@@ -18,6 +18,8 @@ impl Seen {
     const EXPECT: u8 = 4;
     /// A content type of gRPC.
     const GRPC: u8 = 8;
+    /// A content type of a stream of events.
+    const EVENTS: u8 = 16;
 
     /// Looks at every header once.
     pub fn of(headers: &HeaderMap) -> Self {
@@ -32,6 +34,7 @@ impl Seen {
                 (15, "x-amzn-trace-id") | (10, "x-b3-flags") | (17, "x-b3-parentspanid") => Self::TRACE,
                 (6, "expect") => Self::EXPECT,
                 (12, "content-type") if weir_config::matcher::is_grpc_type(value) => Self::GRPC,
+                (12, "content-type") if value.as_bytes().starts_with(b"text/event-stream") => Self::EVENTS,
                 _ => 0,
             };
         }
@@ -49,6 +52,10 @@ impl Seen {
     /// Whether there is an `expect`.
     pub fn expect(self) -> bool {
         self.0 & Self::EXPECT != 0
+    }
+    /// Whether the message is a stream of events (SSE).
+    pub fn events(self) -> bool {
+        self.0 & Self::EVENTS != 0
     }
     /// Whether the message is gRPC.
     pub fn grpc(self) -> bool {

@@ -98,7 +98,7 @@ fn rules(out: &mut Text, metrics: &Metrics) {
     out.head(name, "counter", "Requests that failed in weir or on the way, by Envoy's response flag.");
     for (key, shards) in &rows {
         for flag in Flag::ALL {
-            let value = sum(shards, |shard| &shard.flags[flag as usize]);
+            let value = sum(shards, |shard| &shard.flags[*flag as usize]);
             if value > 0 {
                 let [route, rule, cluster] = labels(key);
                 out.line(name, &[route, rule, cluster, ("flag", flag.letters())], value);

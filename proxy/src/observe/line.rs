@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, Version};
 use weir_config::access_log::{Field, Format, HeaderRef, NameRef, Piece};
 
-use super::record::{Finished, LogEntry, letters};
+use super::record::{Finished, LogEntry};
 
 /// Appends the line, with its line end.
 pub fn write(out: &mut Vec<u8>, format: &Format, entry: &LogEntry, numbers: &Finished) {
@@ -32,7 +32,7 @@ fn json(out: &mut Vec<u8>, entry: &LogEntry, numbers: &Finished) {
     if let Some(status) = numbers.grpc_status {
         object.number("grpc_status", u128::from(status));
     }
-    object.text("response_flags", letters(numbers.fault).as_bytes());
+    object.text("response_flags", numbers.flags().as_bytes());
     if let Some(fault) = numbers.fault {
         object.text("response_code_details", fault.code().as_bytes());
     }
@@ -41,6 +41,12 @@ fn json(out: &mut Vec<u8>, entry: &LogEntry, numbers: &Finished) {
     object.number("duration_us", numbers.duration_us);
     if let Some(head) = numbers.head_us {
         object.number("response_duration_us", head);
+    }
+    if numbers.attempts > 1 {
+        object.number("upstream_request_attempt_count", u128::from(numbers.attempts));
+    }
+    if let Some(denied) = numbers.denied {
+        object.text("retry_denied", denied.word().as_bytes());
     }
     object.text("route_name", entry.route.as_bytes());
     object.text("rule_name", entry.rule.as_bytes());
@@ -132,7 +138,7 @@ fn field(out: &mut Vec<u8>, field: Field, entry: &LogEntry, numbers: &Finished) 
         Field::Protocol => text(out, protocol(entry.version)),
         Field::ResponseCode => number(out, numbers.status.into()),
         Field::ResponseCodeDetails => text(out, numbers.fault.map_or("via_upstream", |fault| fault.code())),
-        Field::ResponseFlags => text(out, letters(numbers.fault)),
+        Field::ResponseFlags => text(out, numbers.flags()),
         Field::BytesReceived => number(out, numbers.bytes_in.into()),
         Field::BytesSent => number(out, numbers.bytes_out.into()),
         Field::Duration => number(out, numbers.duration_us / 1000),

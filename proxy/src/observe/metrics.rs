@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use weir_config::policy::Denied;
+
 use crate::error::Flag;
 
 /// A number with one writer and any number of readers.
@@ -63,7 +65,7 @@ pub struct RuleShard {
     /// By gRPC status 0 to 16; at 17 every other.
     pub grpc: [Cell; 18],
     /// By flag.
-    pub flags: [Cell; Flag::ALL.len()],
+    pub flags: [Cell; Flag::COUNT],
     /// First byte of the request to last byte of the response.
     pub duration: Histogram,
     /// First byte of the request to the head of the response.
@@ -87,6 +89,14 @@ pub struct ClusterShard {
     pub failed: Cell,
     /// Failed to open in time.
     pub timed_out: Cell,
+    /// Attempts that a rule's `retry` asked for.
+    pub retries: Cell,
+    /// Requests sent again because they were provably not processed.
+    pub replays: Cell,
+    /// Requests that moved on to another endpoint after a failed connect.
+    pub moves: Cell,
+    /// Retries that were asked for and not made, by reason.
+    pub denied: [Cell; Denied::ALL.len()],
 }
 
 /// The numbers of one listener.

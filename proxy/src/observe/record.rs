@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Method, Version};
+use weir_config::policy::Denied;
 
 use super::access_log::LogHandle;
 use super::metrics::RuleShard;
@@ -32,6 +33,8 @@ pub struct Record {
     pub bytes_out: u64,
     head_at: Option<Instant>,
     complete: bool,
+    attempts: u32,
+    denied: Option<Denied>,
     /// Kept only when there is an access log.
     pub log: Option<Box<LogEntry>>,
 }
@@ -95,6 +98,25 @@ pub struct Finished {
     pub duration_us: u128,
     /// Microseconds to the head of the response.
     pub head_us: Option<u128>,
+    /// Attempts that reached for an endpoint.
+    pub attempts: u32,
+    /// Why a retry that the rule asks for was not made.
+    pub denied: Option<Denied>,
+}
+
+impl Finished {
+    /// Envoy's flags, joined with commas; `-` if there are none.
+    pub fn flags(&self) -> &'static str {
+        match (self.fault.map(Fault::flag), self.denied) {
+            (None, Some(Denied::Attempts)) => Flag::RetryLimit.letters(),
+            (Some(Flag::UpstreamConnectFailure), Some(Denied::Attempts)) => "UF,URX",
+            (Some(Flag::UpstreamReset), Some(Denied::Attempts)) => "UR,URX",
+            (Some(Flag::UpstreamConnectionTermination), Some(Denied::Attempts)) => "UC,URX",
+            (Some(Flag::UpstreamTimeout), Some(Denied::Attempts)) => "UT,URX",
+            (Some(flag), _) => flag.letters(),
+            (None, _) => "-",
+        }
+    }
 }
 
 impl Record {
@@ -111,7 +133,23 @@ impl Record {
             bytes_out: 0,
             head_at: None,
             complete: false,
+            attempts: 0,
+            denied: None,
             log: None,
+        }
+    }
+
+    /// When it began.
+    pub fn start_at(&self) -> Instant {
+        self.start
+    }
+
+    /// How often it was tried, and why not more often.
+    pub fn tried(&mut self, attempts: u32, denied: Option<Denied>, upstream: Option<SocketAddr>) {
+        self.attempts = attempts;
+        self.denied = denied;
+        if let Some(log) = &mut self.log {
+            log.upstream = upstream;
         }
     }
 
@@ -160,6 +198,9 @@ impl Drop for Record {
             if let Some(fault) = self.fault {
                 series.flags[fault.flag() as usize].add(1);
             }
+            if self.denied == Some(Denied::Attempts) {
+                series.flags[Flag::RetryLimit as usize].add(1);
+            }
             if self.grpc {
                 let place = self.grpc_status.map_or(17, |status| usize::from(status).min(17));
                 series.grpc[place].add(1);
@@ -174,13 +215,10 @@ impl Drop for Record {
                 bytes_out: self.bytes_out,
                 duration_us: duration.as_micros(),
                 head_us: head.map(|head| head.as_micros()),
+                attempts: self.attempts,
+                denied: self.denied,
             };
             entry.handle.write(&entry, &numbers);
         }
     }
-}
-
-/// The letters of a fault's flag, or `-`.
-pub fn letters(fault: Option<Fault>) -> &'static str {
-    fault.map_or("-", |fault| Flag::letters(fault.flag()))
 }

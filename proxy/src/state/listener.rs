@@ -71,6 +71,12 @@ impl ListenerState {
         current.prepared.snapshot().listener(current.id).limits.clone()
     }
 
+    /// How long a caller may pause in a request's body.
+    pub fn body_read(&self) -> Option<Duration> {
+        let current = self.current.borrow();
+        current.prepared.snapshot().listener(current.id).limits.body_read
+    }
+
     /// Whether this peer is believed.
     pub fn trusts(&self, peer: std::net::IpAddr) -> bool {
         let current = self.current.borrow();

@@ -19,8 +19,10 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 use weir_control::{Status, Store};
 
+use crate::balance::budget::Budget;
 use crate::balance::cluster::ClusterState;
 use crate::balance::discovery::Discovery;
+use crate::clock::Alarms;
 use crate::observe::access_log::{LogHandle, LogWriter};
 use crate::observe::metrics::Metrics;
 use listener::ListenerState;
@@ -44,6 +46,8 @@ pub struct Shared {
     pub mailboxes: Box<[mpsc::Sender<Message>]>,
     /// Open connections of each listener over all workers.
     pub listener_loads: Mutex<HashMap<Box<str>, Arc<AtomicUsize>>>,
+    /// The retry budget of each cluster: what one worker's callers spend, another's cannot.
+    pub budgets: Mutex<HashMap<Box<str>, Arc<Budget>>>,
     /// How many workers there are.
     pub workers: usize,
     /// Whether every worker accepts and no shutdown has begun.
@@ -56,6 +60,18 @@ impl Shared {
     /// What became of the configurations offered.
     pub fn config_status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The retry budget of a cluster; made if need be, and those of clusters that are gone are forgotten by then.
+    fn budget(&self, cluster: &str) -> Arc<Budget> {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(budget) = budgets.get(cluster) {
+            return Arc::clone(budget);
+        }
+        budgets.retain(|_, budget| Arc::strong_count(budget) > 1);
+        let budget = Budget::new(self.workers);
+        budgets.insert(cluster.into(), Arc::clone(&budget));
+        budget
     }
 }
 
@@ -98,6 +114,10 @@ pub struct Worker {
     /// Removed listeners that have not drained.
     draining: RefCell<Vec<Weak<ListenerState>>>,
     log: RefCell<Option<Rc<LogHandle>>>,
+    /// Timers for the clocks of requests.
+    pub alarms: Rc<Alarms>,
+    /// Bytes of request bodies that are kept to be sent again.
+    pub kept: Rc<Cell<usize>>,
 }
 
 impl Worker {
@@ -115,6 +135,8 @@ impl Worker {
             leaving: RefCell::default(),
             draining: RefCell::default(),
             log: RefCell::default(),
+            alarms: Rc::default(),
+            kept: Rc::default(),
         });
         worker.adopt();
         worker
@@ -180,7 +202,8 @@ impl Worker {
             return Rc::clone(state);
         }
         let shard = self.shared.metrics.clusters.shard(&cluster.name, self.id);
-        let state = ClusterState::new(cluster, &self.shared.discovery, shard);
+        let budget = self.shared.budget(&cluster.name);
+        let state = ClusterState::new(cluster, &self.shared.discovery, shard, budget, self.id);
         if !current {
             return state;
         }

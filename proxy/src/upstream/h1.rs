@@ -12,14 +12,14 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::Body;
 use tokio::task::JoinHandle;
 use weir_config::snapshot::Cluster;
 
-use super::Waiting;
-use super::body::{RequestBody, Source};
+use super::body::{Attempt, Source};
 use super::endpoint::Endpoint;
+use super::{Failure, Outgoing, Progress, Waiting};
 use crate::error::Fault;
 use crate::h1::encode;
 use crate::h1::response::{self, LIMITS, ResponseHead};
@@ -126,24 +126,26 @@ pub struct Answer {
 pub(super) async fn exchange(
     endpoint: &Rc<Endpoint>,
     cluster: &Cluster,
-    request: Request<RequestBody>,
-    spelling: &Spelling,
+    request: Outgoing<'_>,
     waiting: &Waiting<'_>,
-) -> Result<Answer, Fault> {
-    let (head, body) = request.into_parts();
+) -> Result<Answer, Failure> {
+    let Outgoing { head, body, spelling, reuse, http2: _ } = request;
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
-    let coding = encode::request(&mut bytes, &head, spelling, &body.size_hint());
-    let mut conversation = Conversation { sender: Sender::new(bytes, body, coding), sending: Sending::UnderWay };
+    let coding = encode::request(&mut bytes, head, spelling, &body.size_hint());
+    let sender = Sender::new(bytes, body, coding);
+    let mut conversation = Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false };
     loop {
-        let (connection, reused) = match endpoint.h1.take() {
-            Some(connection) => (connection, true),
-            None => (open(endpoint, cluster).await?, false),
+        let idle = if reuse { endpoint.h1.take() } else { None };
+        conversation.reused = idle.is_some();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => open(endpoint, cluster).await.map_err(|fault| Progress::NotConnected.of(fault))?,
         };
         match poll_fn(|cx| conversation.poll(&connection.wire, &head.method, waiting, cx)).await {
             Ok(answer) => return Ok(conversation.answered(connection, answer)),
             // The peer had closed the idle connection. Another one will do.
-            Err(Failure::Unsent(_)) if reused => {}
-            Err(Failure::Unsent(fault) | Failure::Sent(fault)) => return Err(fault),
+            Err(Failure { progress: Progress::Unsent, .. }) if conversation.reused => {}
+            Err(failure) => return Err(failure),
         }
     }
 }
@@ -153,8 +155,11 @@ const USUAL_HEAD: usize = 1024;
 
 /// One exchange up to the head of the response.
 struct Conversation {
-    sender: Sender<RequestBody>,
+    sender: Sender<Attempt>,
     sending: Sending,
+    /// When writing began, on a reused connection.
+    sent_at: Option<Instant>,
+    reused: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -163,14 +168,6 @@ enum Sending {
     Complete,
     /// The peer takes no more of it. It may have answered early, so what it says counts all the same.
     Refused(Fault),
-}
-
-/// Why there is no response.
-enum Failure {
-    /// Nothing of the request was written.
-    Unsent(Fault),
-    /// The peer may have begun to work on it.
-    Sent(Fault),
 }
 
 impl Conversation {
@@ -187,14 +184,14 @@ impl Conversation {
         loop {
             match wire.with_unread(|unread| response::next(unread, method)) {
                 Ok(Some(head)) if head.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    return Poll::Ready(Err(Failure::Sent(Fault::UpstreamProtocol)));
+                    return Poll::Ready(Err(Progress::Final.of(Fault::UpstreamProtocol)));
                 }
                 Ok(Some(head)) if head.response.status().is_informational() => {
                     waiting.arrived(head.response.status(), head.response.headers());
                     continue;
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                Err(response::NotHttp) => return Poll::Ready(Err(Failure::Sent(Fault::UpstreamProtocol))),
+                Err(response::NotHttp) => return Poll::Ready(Err(Progress::Final.of(Fault::UpstreamProtocol))),
                 Ok(None) => {}
             }
             let gone = match ready!(wire.poll_fill(cx)) {
@@ -203,18 +200,27 @@ impl Conversation {
                 Err(error) => fault(&error),
             };
             let fault = if let Sending::Refused(fault) = self.sending { fault } else { gone };
-            return Poll::Ready(Err(Failure::Sent(fault)));
+            return Poll::Ready(Err(self.died(wire).of(fault)));
         }
+    }
+
+    /// The connection ended before the head of the response was there.
+    fn died(&self, wire: &Wire) -> Progress {
+        let at_once = self.sent_at.is_none_or(|at| at.elapsed() < super::REUSE_RACE);
+        if self.reused && wire.is_empty() && at_once { Progress::Stale } else { Progress::Sent }
     }
 
     fn send(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Result<(), Failure> {
         match self.sender.poll(wire, cx) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.sending = Sending::Complete,
-            Poll::Ready(Err(SendError::Io(error))) if self.sender.is_unsent() => return Err(Failure::Unsent(fault(&error))),
+            Poll::Ready(Err(SendError::Io(error))) if self.sender.is_unsent() => return Err(Progress::Unsent.of(fault(&error))),
             Poll::Ready(Err(SendError::Io(error))) => self.sending = Sending::Refused(fault(&error)),
-            Poll::Ready(Err(SendError::Body(error))) => return Err(Failure::Sent(error.callers_fault())),
-            Poll::Ready(Err(SendError::Length)) => return Err(Failure::Sent(Fault::BadBody)),
+            Poll::Ready(Err(SendError::Body(error))) => return Err(Progress::Final.of(error.callers_fault())),
+            Poll::Ready(Err(SendError::Length)) => return Err(Progress::Final.of(Fault::BadBody)),
+        }
+        if self.reused && self.sent_at.is_none() {
+            self.sent_at = Some(Instant::now());
         }
         Ok(())
     }
@@ -236,7 +242,7 @@ impl Conversation {
 }
 
 /// Sends the rest of a request while its response comes in already.
-fn upload(mut sender: Sender<RequestBody>, wire: Rc<Wire>) -> Upload {
+fn upload(mut sender: Sender<Attempt>, wire: Rc<Wire>) -> Upload {
     let complete = Rc::new(Cell::new(false));
     let told = Rc::clone(&complete);
     let task = tokio::task::spawn_local(async move {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -17,10 +18,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use weir_config::snapshot::Cluster;
 
-use super::Waiting;
-use super::body::{RequestBody, Source};
+use super::body::Source;
 use super::endpoint::Endpoint;
 use super::pump::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, pump};
+use super::{Failure, Outgoing, Progress, Waiting};
 use crate::error::Fault;
 
 /// The connections to one endpoint.
@@ -34,6 +35,8 @@ pub struct Pool {
 struct Connection {
     sender: SendRequest<Bytes>,
     streams: Cell<usize>,
+    /// Whether it has carried a request.
+    served: Cell<bool>,
     /// Why it takes no more requests, if it does not.
     ended: Cell<Option<Fault>>,
     /// Told when the peer's SETTINGS are there, and when the connection ends.
@@ -100,14 +103,17 @@ impl Pool {
 pub(super) async fn exchange(
     endpoint: &Rc<Endpoint>,
     cluster: &Cluster,
-    request: Request<RequestBody>,
+    request: Outgoing<'_>,
     waiting: &Waiting<'_>,
-) -> Result<(Response<Source>, Exchange), Fault> {
-    let (parts, body) = request.into_parts();
+) -> Result<(Response<Source>, Exchange), Failure> {
+    let Outgoing { head, body, .. } = request;
     let ends = body.is_end_stream();
     let (stream, mut sender) = ready(endpoint, cluster).await?;
+    let reused = stream.0.served.replace(true);
+    let sent_at = Instant::now();
     let stream = Rc::new(stream);
-    let (response, send) = sender.send_request(Request::from_parts(parts, ()), ends).map_err(|error| fault(&error))?;
+    let request = Request::from_parts(head.clone(), ());
+    let (response, send) = sender.send_request(request, ends).map_err(|error| Progress::Final.of(fault(&error)))?;
     let upload = (!ends).then(|| {
         let counted = Rc::clone(&stream);
         tokio::task::spawn_local(async move {
@@ -116,16 +122,30 @@ pub(super) async fn exchange(
         })
     });
     let exchange = Exchange { _stream: stream, upload };
-    let response = wait(response, waiting).await.map_err(|error| fault(&error))?;
-    Ok((response.map(Source::h2), exchange))
+    match wait(response, waiting).await {
+        Ok(response) => Ok((response.map(Source::h2), exchange)),
+        Err(error) => Err(progress(&error, reused && sent_at.elapsed() < super::REUSE_RACE).of(fault(&error))),
+    }
+}
+
+/// How far a request came that got an error for an answer.
+fn progress(error: &h2::Error, stale: bool) -> Progress {
+    if error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM)) {
+        // Of the streams that a GOAWAY ends, the peer has processed none (RFC 9113, section 6.8).
+        Progress::Refused
+    } else if stale && error.is_io() {
+        Progress::Stale
+    } else {
+        Progress::Sent
+    }
 }
 
 /// A connection that takes a request now. One that ended or said GOAWAY refuses before anything is sent, and the next
 /// is asked; three times at most, because a peer that refuses fresh connections refuses the request.
-async fn ready(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<(Stream, SendRequest<Bytes>), Fault> {
+async fn ready(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<(Stream, SendRequest<Bytes>), Failure> {
     let mut last = Fault::UpstreamClosed;
     for _ in 0..3 {
-        let stream = acquire(endpoint, cluster).await?;
+        let stream = acquire(endpoint, cluster).await.map_err(|fault| Progress::NotConnected.of(fault))?;
         match stream.0.sender.clone().ready().await {
             Ok(sender) => return Ok((stream, sender)),
             Err(error) => {
@@ -134,7 +154,7 @@ async fn ready(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<(Stream, Se
             }
         }
     }
-    Err(last)
+    Err(Progress::Unsent.of(last))
 }
 
 async fn wait(mut response: ResponseFuture, waiting: &Waiting<'_>) -> Result<Response<h2::RecvStream>, h2::Error> {
@@ -209,7 +229,13 @@ async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Rc<Connectio
         .initial_max_send_streams(0)
         .handshake(stream);
     let (sender, connection) = handshake.await.map_err(|error| fault(&error))?;
-    let state = Rc::new(Connection { sender, streams: Cell::new(0), ended: Cell::new(None), settled: Notify::new() });
+    let state = Rc::new(Connection {
+        sender,
+        streams: Cell::new(0),
+        served: Cell::new(false),
+        ended: Cell::new(None),
+        settled: Notify::new(),
+    });
     tokio::task::spawn_local(drive(connection, Rc::clone(&state), endpoint));
     let settled = async {
         // Without a limit of the peer's, h2 says so with its largest number.

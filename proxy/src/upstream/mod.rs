@@ -15,14 +15,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
+use http::request::Parts;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use weir_config::snapshot::Cluster;
 
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
-use body::{RequestBody, Source};
+use body::{Attempt, Source};
 use endpoint::Endpoint;
 use informational::{HoldGate, Inform};
 
@@ -99,21 +100,68 @@ impl Waiting<'_> {
     }
 }
 
-/// Sends a request to an endpoint over HTTP/1, spelled as the caller did, or HTTP/2, and waits for the head of the
-/// response.
+/// A request as it is to leave.
+pub struct Outgoing<'r> {
+    /// Method, target, headers, in the form that the protocol wants.
+    pub head: &'r Parts,
+    /// The body.
+    pub body: Attempt,
+    /// How the head was spelled, for HTTP/1.
+    pub spelling: &'r Spelling,
+    /// HTTP/2 rather than HTTP/1.
+    pub http2: bool,
+    /// Whether an idle connection will do.
+    pub reuse: bool,
+}
+
+/// Why there is no response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// What is said of it.
+    pub fault: Fault,
+    /// How far it came.
+    pub progress: Progress,
+}
+
+/// How far a request came that has no response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// There was no connection.
+    NotConnected,
+    /// Nothing of it was written.
+    Unsent,
+    /// The peer says that it was not processed.
+    Refused,
+    /// Written to a reused connection, which died at once and without a byte of a response.
+    Stale,
+    /// Written; the peer may have processed it.
+    Sent,
+    /// Given up for a reason that another attempt would meet too.
+    Final,
+}
+
+impl Progress {
+    fn of(self, fault: Fault) -> Failure {
+        Failure { fault, progress: self }
+    }
+}
+
+/// A reused connection that dies within this time after a request was written to it was closed for being idle; one that
+/// dies later was closed over the request, which must not be sent again without being asked for.
+const REUSE_RACE: Duration = Duration::from_secs(1);
+
+/// Sends a request to an endpoint and waits for the head of the response.
 ///
 /// # Errors
 /// Why there is no response.
 pub async fn exchange(
     endpoint: &Rc<Endpoint>,
     cluster: &Cluster,
-    http2: bool,
-    request: Request<RequestBody>,
-    spelling: &Spelling,
+    request: Outgoing<'_>,
     waiting: &Waiting<'_>,
-) -> Result<Answer, Fault> {
+) -> Result<Answer, Failure> {
     let load = Load::new(endpoint);
-    if http2 {
+    if request.http2 {
         let (response, exchange) = h2::exchange(endpoint, cluster, request, waiting).await?;
         return Ok(Answer {
             response,
@@ -121,7 +169,7 @@ pub async fn exchange(
             lease: Lease { load, connection: Connection::H2(exchange) },
         });
     }
-    let h1::Answer { response, spelling, exchange } = h1::exchange(endpoint, cluster, request, spelling, waiting).await?;
+    let h1::Answer { response, spelling, exchange } = h1::exchange(endpoint, cluster, request, waiting).await?;
     Ok(Answer { response, spelling, lease: Lease { load, connection: Connection::H1(exchange) } })
 }
 

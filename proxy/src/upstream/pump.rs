@@ -6,9 +6,9 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http_body::Body;
 
 use super::body::BodyError;
+use crate::clock::Paced;
 
 /// What one stream may have under way. Bounds the memory of a slow reader; 256 KiB a millisecond is 2 Gbit/s.
 pub const STREAM_WINDOW: u32 = 256 << 10;
@@ -23,8 +23,9 @@ pub const SEND_BUFFER: usize = 128 << 10;
 /// only when the one before is on its way.
 pub async fn pump<B>(mut body: B, mut send: SendStream<Bytes>)
 where
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    B: Paced<Data = Bytes, Error = BodyError> + Unpin,
 {
+    let mut sent = 0;
     loop {
         let frame = poll_fn(|cx| {
             if send.poll_reset(cx).is_ready() {
@@ -47,7 +48,15 @@ where
             Some(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end_stream();
-                    send_data(&mut send, data, last).await.is_err() || last
+                    match send_data(&mut send, data, last, &mut body, &mut sent).await {
+                        Ok(()) => last,
+                        Err(stalled) => {
+                            if let Some(error) = stalled {
+                                send.send_reset(reason(&error));
+                            }
+                            true
+                        }
+                    }
                 }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
@@ -63,22 +72,36 @@ where
     }
 }
 
-async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<(), ()> {
+/// Sends a frame's bytes as the peer's window allows. Fails with the reason if it took too long, without one if the
+/// stream is gone.
+async fn send_data<B: Paced<Error = BodyError>>(
+    send: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    last: bool,
+    body: &mut B,
+    sent: &mut u64,
+) -> Result<(), Option<BodyError>> {
     if data.is_empty() {
-        return if last { send.send_data(data, true).map_err(|_| ()) } else { Ok(()) };
+        return if last { send.send_data(data, true).map_err(|_| None) } else { Ok(()) };
     }
     while !data.is_empty() {
         send.reserve_capacity(data.len());
         let mut room = send.capacity();
         if room == 0 {
-            room = match poll_fn(|cx| send.poll_capacity(cx)).await {
-                Some(Ok(room)) => room,
-                Some(Err(_)) | None => return Err(()),
+            let capacity = poll_fn(|cx| match send.poll_capacity(cx) {
+                Poll::Ready(capacity) => Poll::Ready(Ok(capacity)),
+                Poll::Pending => body.poll_stalled(*sent, cx).map(Err),
+            });
+            room = match capacity.await {
+                Ok(Some(Ok(room))) => room,
+                Ok(Some(Err(_)) | None) => return Err(None),
+                Err(error) => return Err(Some(error)),
             };
         }
         let part = data.split_to(room.min(data.len()));
         let ends = last && data.is_empty();
-        send.send_data(part, ends).map_err(|_| ())?;
+        *sent += part.len() as u64;
+        send.send_data(part, ends).map_err(|_| None)?;
     }
     Ok(())
 }
@@ -88,5 +111,6 @@ fn reason(error: &BodyError) -> Reason {
     match error {
         BodyError::H2(error) => error.reason().unwrap_or(Reason::CANCEL),
         BodyError::H1(_) => Reason::INTERNAL_ERROR,
+        BodyError::Cut(_) => Reason::CANCEL,
     }
 }

@@ -1,0 +1,265 @@
+//! One attempt after the other, until there is an answer that goes to the caller.
+//!
+//! Acts on [`weir_config::policy::judge`]: picks an endpoint, sends, waits no longer than it may, asks for a verdict, and
+//! begins again elsewhere if that is the verdict and the budget bears it.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
+use tokio::time::Instant;
+use weir_config::policy::{Circumstances, Denied, Outcome, Verdict, judge};
+use weir_config::snapshot::Rule;
+
+use super::deadline;
+use crate::balance::cluster::ClusterState;
+use crate::clock::{Alarm, Clock, Clocks};
+use crate::error::Fault;
+use crate::h1::spelling::Spelling;
+use crate::state::Worker;
+use crate::upstream::body::RequestBody;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::{self, Answer, Failure, Outgoing, Progress, Waiting};
+
+/// Tells the upstream which attempt this is, from the second on.
+static ATTEMPT: HeaderName = HeaderName::from_static("x-weir-attempt");
+/// What is left of a response that is not the answer is read up to so much, so that its connection can be used again.
+const MAX_DISCARDED: usize = 64 << 10;
+const MAX_DISCARDING: Duration = Duration::from_secs(1);
+
+/// A request, and how it may be tried.
+pub struct Job<'j> {
+    /// The rule that sends it.
+    pub rule: &'j Rule,
+    /// Where it goes.
+    pub cluster: &'j Rc<ClusterState>,
+    /// The endpoint of the first attempt.
+    pub first: Rc<Endpoint>,
+    /// Its head, in the form that the protocol wants.
+    pub head: Parts,
+    /// Its body.
+    pub body: &'j RequestBody,
+    /// How its head was spelled.
+    pub spelling: &'j Spelling,
+    /// HTTP/2 rather than HTTP/1.
+    pub http2: bool,
+    /// Whether it is gRPC.
+    pub grpc: bool,
+    /// Who waits for informational responses.
+    pub waiting: Waiting<'j>,
+}
+
+/// What became of the attempts, besides the answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Report {
+    /// Attempts that reached for an endpoint, the first included.
+    pub attempts: u32,
+    /// The endpoint of the last one.
+    pub upstream: Option<SocketAddr>,
+    /// Why there was not another one, though the rule asked for it.
+    pub denied: Option<Denied>,
+}
+
+/// Tries until there is an answer.
+///
+/// # Errors
+/// Why there is none.
+pub async fn run(worker: &Worker, mut job: Job<'_>, clocks: &mut Clocks, report: &mut Report) -> Result<Answer, Fault> {
+    let config = job.cluster.config();
+    let mut tries = Tries::default();
+    let mut endpoint = Rc::clone(&job.first);
+    loop {
+        if clocks.remaining().is_some_and(|left| left.is_zero()) {
+            return Err(if report.attempts == 0 { Fault::DeadlineExceeded } else { Fault::RequestTimeout });
+        }
+        report.attempts += 1;
+        report.upstream = Some(endpoint.address);
+        job.announce(clocks, report.attempts);
+        let request = Outgoing {
+            head: &job.head,
+            body: job.body.attempt(),
+            spelling: job.spelling,
+            http2: job.http2,
+            reuse: !tries.needs_fresh,
+        };
+        let ended = {
+            let exchange = pin!(upstream::exchange(&endpoint, &config, request, &job.waiting));
+            within(exchange, worker, job.rule.timeouts.per_try, clocks, job.body).await?
+        };
+        if ended.is_ok() && job.rule.retry.is_none() {
+            return ended.map_err(|failure| failure.fault);
+        }
+        tries.tried.push(endpoint.address);
+        let verdict = {
+            let circumstances = tries.circumstances(&job, clocks);
+            judge(job.rule.retry.as_ref(), outcome(&ended), circumstances, worker.draw(), SystemTime::now())
+        };
+        let verdict = match verdict {
+            Verdict::Retry(_) if !job.cluster.may_retry() => Verdict::Done(Some(Denied::Budget)),
+            verdict => verdict,
+        };
+        job.cluster.count(verdict);
+        match verdict {
+            Verdict::Done(denied) => {
+                report.denied = denied;
+                return ended.map_err(|failure| failure.fault);
+            }
+            Verdict::Move => tries.moves += 1,
+            Verdict::Replay => {
+                tries.replays += 1;
+                tries.needs_fresh = true;
+            }
+            Verdict::Retry(delay) => {
+                tries.attempts += 1;
+                if let Ok(answer) = ended {
+                    discard(answer);
+                }
+                wait(delay, clocks).await?;
+            }
+        }
+        endpoint = job.cluster.pick_beside(worker.draw(), &tries.tried)?;
+    }
+}
+
+impl Job<'_> {
+    /// Says in the head what this attempt is to know: what is left of the time, and that it is not the first.
+    fn announce(&mut self, clocks: &Clocks, attempts: u32) {
+        let headers = &mut self.head.headers;
+        if let Some(left) = clocks.remaining() {
+            let left = self.rule.timeouts.per_try.map_or(left, |per_try| per_try.min(left));
+            deadline::tell(headers, self.grpc, left);
+        }
+        if attempts > 1 {
+            headers.insert(ATTEMPT.clone(), HeaderValue::from(attempts));
+        }
+    }
+}
+
+/// What was tried so far.
+#[derive(Debug)]
+struct Tries {
+    /// Attempts under the rule, the first included.
+    attempts: u32,
+    moves: u32,
+    replays: u32,
+    tried: Vec<SocketAddr>,
+    /// A connection that was idle has failed this request.
+    needs_fresh: bool,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self { attempts: 1, moves: 0, replays: 0, tried: Vec::new(), needs_fresh: false }
+    }
+}
+
+impl Tries {
+    fn circumstances<'c>(&self, job: &'c Job<'_>, clocks: &Clocks) -> Circumstances<'c> {
+        Circumstances {
+            method: &job.head.method,
+            attempts: self.attempts,
+            moves: self.moves,
+            replays: self.replays,
+            elsewhere: job.cluster.has_beside(&self.tried),
+            replayable: job.body.is_replayable(),
+            remaining: clocks.remaining(),
+            per_try: job.rule.timeouts.per_try,
+        }
+    }
+}
+
+fn outcome(ended: &Result<Answer, Failure>) -> Outcome<'_> {
+    match ended {
+        Ok(answer) => Outcome::Response(answer.response.status(), answer.response.headers()),
+        Err(Failure { fault: Fault::PerTryTimeout, .. }) => Outcome::TimedOut,
+        Err(failure) => match failure.progress {
+            Progress::NotConnected => Outcome::NotConnected,
+            Progress::Unsent => Outcome::Unsent,
+            Progress::Refused => Outcome::Refused,
+            Progress::Stale => Outcome::Stale,
+            Progress::Sent => Outcome::Reset,
+            Progress::Final => Outcome::Final,
+        },
+    }
+}
+
+/// Runs an attempt until it ends, its own time is over, or the request's. The outer error ends the request.
+async fn within<F>(
+    mut exchange: std::pin::Pin<&mut F>,
+    worker: &Worker,
+    per_try: Option<Duration>,
+    clocks: &mut Clocks,
+    body: &RequestBody,
+) -> Result<Result<Answer, Failure>, Fault>
+where
+    F: Future<Output = Result<Answer, Failure>>,
+{
+    let mut own = per_try.map(|limit| (Instant::now() + limit, Alarm::of(&worker.alarms)));
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = exchange.as_mut().poll(cx) {
+            return Poll::Ready(Ok(ended));
+        }
+        if let Poll::Ready(clock) = clocks.poll(body.bytes(), cx) {
+            return Poll::Ready(Err(expired(clock)));
+        }
+        match &mut own {
+            Some((due, alarm)) => alarm.poll(*due, cx).map(|()| {
+                let progress = Progress::Sent;
+                Ok(Err(Failure { fault: Fault::PerTryTimeout, progress }))
+            }),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// What is said when a clock of the request runs out.
+pub fn expired(clock: Clock) -> Fault {
+    match clock {
+        Clock::Request => Fault::RequestTimeout,
+        Clock::Idle => Fault::IdleTimeout,
+    }
+}
+
+async fn wait(delay: Duration, clocks: &mut Clocks) -> Result<(), Fault> {
+    if delay.is_zero() {
+        return Ok(());
+    }
+    let mut sleep = pin!(tokio::time::sleep(delay));
+    poll_fn(|cx| match sleep.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(Ok(())),
+        Poll::Pending => clocks.poll(0, cx).map(|clock| Err(expired(clock))),
+    })
+    .await
+}
+
+/// Reads a response that is not the answer to its end, if that is near, so that its connection can be used again.
+fn discard(answer: Answer) {
+    let Answer { response, lease, .. } = answer;
+    let mut body = response.into_body();
+    if body.size_hint().lower() > MAX_DISCARDED as u64 {
+        return;
+    }
+    tokio::task::spawn_local(async move {
+        let mut read = 0;
+        let rest = poll_fn(|cx: &mut Context<'_>| {
+            while read <= MAX_DISCARDED {
+                match std::task::ready!(body.poll_frame(cx)) {
+                    Some(Ok(frame)) => read += frame.data_ref().map_or(0, bytes::Bytes::len),
+                    Some(Err(_)) => return Poll::Ready(false),
+                    None => return Poll::Ready(true),
+                }
+            }
+            Poll::Ready(false)
+        });
+        if tokio::time::timeout(MAX_DISCARDING, rest).await.is_ok_and(|whole| whole) {
+            drop(body);
+            lease.finished();
+        }
+    });
+}
