@@ -12,10 +12,11 @@
 mod control;
 mod http;
 mod malformed;
+mod policy;
 mod routing;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [routing::trials(), malformed::trials(), http::trials(), control::trials()];
+    let trials = [routing::trials(), malformed::trials(), http::trials(), control::trials(), policy::trials()];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -180,10 +180,10 @@ impl Body for ResponseBody {
 impl Paced for ResponseBody {
     fn poll_stalled(&mut self, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
         let progress = sent + self.record.bytes_out + self.request.bytes();
-        match &mut self.clocks {
-            Some(clocks) => clocks.poll(progress, cx).map(|clock| BodyError::Cut(expired(clock))),
-            None => Poll::Pending,
-        }
+        let Some(clocks) = &mut self.clocks else { return Poll::Pending };
+        let fault = expired(ready!(clocks.poll(progress, cx)));
+        self.fail(fault);
+        Poll::Ready(BodyError::Cut(fault))
     }
 }
 

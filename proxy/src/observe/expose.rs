@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use super::metrics::{BOUNDS_US, Cell, ClusterShard, Histogram, ListenerShard, Metrics, RuleKey, RuleShard};
+use weir_config::policy::Denied;
+
 use crate::error::Flag;
 use crate::state::Shared;
 
@@ -166,6 +168,20 @@ fn clusters(out: &mut Text, metrics: &Metrics) {
     for (cluster, shards) in &rows {
         out.line(name, &[("cluster", cluster), ("reason", "error")], sum(shards, |s| &s.failed));
         out.line(name, &[("cluster", cluster), ("reason", "timeout")], sum(shards, |s| &s.timed_out));
+    }
+    let name = "weir_upstream_retries_total";
+    out.head(name, "counter", "Attempts after the first: asked for by a rule, or free because nothing was processed.");
+    for (cluster, shards) in &rows {
+        out.line(name, &[("cluster", cluster), ("kind", "retry")], sum(shards, |s| &s.retries));
+        out.line(name, &[("cluster", cluster), ("kind", "replay")], sum(shards, |s| &s.replays));
+        out.line(name, &[("cluster", cluster), ("kind", "move")], sum(shards, |s| &s.moves));
+    }
+    let name = "weir_upstream_retries_denied_total";
+    out.head(name, "counter", "Retries that a rule asked for and that were not made, by reason.");
+    for (cluster, shards) in &rows {
+        for denied in Denied::ALL {
+            out.line(name, &[("cluster", cluster), ("reason", denied.word())], sum(shards, |s| &s.denied[denied as usize]));
+        }
     }
 }
 
