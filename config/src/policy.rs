@@ -204,9 +204,22 @@ fn wanted(rule: &RetryRule, outcome: Outcome<'_>) -> Option<Wanted> {
     rule.on.any(conditions).then_some(wanted)
 }
 
+impl RetryRule {
+    /// Whether the rule may ask for another attempt after this answer; a glance, for the many answers that are well.
+    pub fn minds(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let looks_at_headers = !self.headers.is_empty() || self.on.any(&[RetryOn::EnvoyRatelimited]) || self.on.any(&GRPC);
+        (looks_at_headers || status.as_u16() >= 400) && wanted_answer(self, status, headers).is_some()
+    }
+}
+
+/// The conditions that look at a gRPC status.
+const GRPC: [RetryOn; 5] =
+    [RetryOn::Cancelled, RetryOn::DeadlineExceeded, RetryOn::Internal, RetryOn::ResourceExhausted, RetryOn::Unavailable];
+
 fn wanted_answer(rule: &RetryRule, status: StatusCode, headers: &HeaderMap) -> Option<Wanted> {
     // Only what is in the head counts; for gRPC that is a trailers-only answer: nothing of a response was sent yet.
-    let grpc = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok()).and_then(|code: u16| match code {
+    let status_header = if rule.on.any(&GRPC) { headers.get("grpc-status") } else { None };
+    let grpc = status_header.and_then(|value| value.to_str().ok()?.parse().ok()).and_then(|code: u16| match code {
         1 => Some(RetryOn::Cancelled),
         4 => Some(RetryOn::DeadlineExceeded),
         8 => Some(RetryOn::ResourceExhausted),

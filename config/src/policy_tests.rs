@@ -110,8 +110,9 @@ fn waits() {
     let rule = RetryRule { attempts: 10, ..rule(&[RetryOn::FiveXx]) };
     let none = HeaderMap::new();
     let failed = Outcome::Response(StatusCode::SERVICE_UNAVAILABLE, &none);
-    let wait =
-        |attempts, draw| judge(Some(&rule), failed, Circumstances { attempts, ..first(&Method::GET) }, draw, SystemTime::now());
+    let wait = |attempts, draw| {
+        judge(Some(&rule), failed, Circumstances { attempts, ..first(&Method::GET) }, draw, SystemTime::UNIX_EPOCH)
+    };
     for (attempts, longest) in [(1, 25), (2, 75), (3, 175), (4, 250), (10, 250)] {
         assert_eq!(wait(attempts, u64::MAX), Verdict::Retry(Duration::from_millis(longest)), "{attempts}");
         assert_eq!(wait(attempts, 0), RETRIED);

@@ -77,6 +77,8 @@ pub trait Paced: Body {
 pub enum Clock {
     /// The rule's `timeout.request`, or the caller's deadline.
     Request,
+    /// The attempt's own limit.
+    Attempt,
     /// Nothing came either way for `timeout.idle`.
     Idle,
 }
@@ -86,6 +88,8 @@ pub struct Clocks {
     alarm: Alarm,
     /// When the request must be done.
     pub deadline: Option<Instant>,
+    /// When the attempt under way must have an answer.
+    pub attempt: Option<Instant>,
     idle: Option<Duration>,
     progress: u64,
     since: Instant,
@@ -94,7 +98,7 @@ pub struct Clocks {
 impl Clocks {
     /// Clocks that start now.
     pub fn start(alarms: &Rc<Alarms>, now: Instant, deadline: Option<Instant>, idle: Option<Duration>) -> Self {
-        Self { alarm: Alarm::of(alarms), deadline, idle, progress: 0, since: now }
+        Self { alarm: Alarm::of(alarms), deadline, attempt: None, idle, progress: 0, since: now }
     }
 
     /// Ready when a clock has run out. `progress` is any number that grows with each byte either way.
@@ -105,19 +109,19 @@ impl Clocks {
                 self.since = Instant::now();
             }
         }
-        let idle = self.idle.map(|idle| self.since + idle);
-        let (due, clock) = match (self.deadline, idle) {
-            (Some(deadline), Some(idle)) if idle < deadline => (idle, Clock::Idle),
-            (Some(deadline), _) => (deadline, Clock::Request),
-            (None, Some(idle)) => (idle, Clock::Idle),
-            (None, None) => return Poll::Pending,
-        };
-        self.alarm.poll(due, cx).map(|()| clock)
+        let idle = self.idle.map(|idle| (self.since + idle, Clock::Idle));
+        let attempt = self.attempt.map(|due| (due, Clock::Attempt));
+        let deadline = self.deadline.map(|due| (due, Clock::Request));
+        let first = [deadline, attempt, idle].into_iter().flatten().min_by_key(|(due, _)| *due);
+        match first {
+            Some((due, clock)) => self.alarm.poll(due, cx).map(|()| clock),
+            None => Poll::Pending,
+        }
     }
 
     /// Time to the deadline.
-    pub fn remaining(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(now))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod errors;
 mod logging;
 mod reference;
 mod run;
@@ -60,6 +61,14 @@ enum Command {
         #[arg(long)]
         markdown: bool,
     },
+    /// Explain an error code (`x-weir-error`), or list them all.
+    Errors {
+        /// The code.
+        code: Option<String>,
+        /// Print the catalogue in Markdown.
+        #[arg(long, conflicts_with = "code")]
+        markdown: bool,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -75,6 +84,12 @@ pub fn main() -> ExitCode {
         Command::Check { file, json } => check::main(&file, json),
         Command::Schema { markdown: false } => print(&format!("{:#}\n", weir_config::schema::json_schema())),
         Command::Schema { markdown: true } => print(&reference::markdown()),
+        Command::Errors { markdown: true, .. } => print(&errors::markdown()),
+        Command::Errors { code: Some(code), .. } => match errors::one(&code) {
+            Some(text) => print(&text),
+            None => fail(&format!("there is no error `{code}`; {}", weir_config::error::suggest(&code, errors::codes()))),
+        },
+        Command::Errors { .. } => print(&(errors::codes().join("\n") + "\n")),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut script);

@@ -40,6 +40,26 @@ pub enum BadRequest {
 }
 
 impl BadRequest {
+    /// Every way.
+    pub const ALL: [Self; 16] = [
+        Self::Syntax,
+        Self::LineEnd,
+        Self::Folded,
+        Self::BothLengths,
+        Self::Length,
+        Self::TransferEncoding,
+        Self::UnknownCoding,
+        Self::Chunk,
+        Self::Host,
+        Self::Target,
+        Self::EncodedNul,
+        Self::UpgradeBody,
+        Self::HeaderBytes,
+        Self::HeaderCount,
+        Self::Version,
+        Self::Pseudo,
+    ];
+
     /// The stable code.
     pub fn code(self) -> &'static str {
         match self {

@@ -78,14 +78,30 @@ fn judge(head: &Bytes, parsed: &httparse::Response<'_, '_>, method: &Method) -> 
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(NotHttp)?;
     let old = parsed.version == Some(0);
     let (mut close, mut keep_alive) = (false, false);
-    for field in parsed.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("connection")) {
-        close |= names(field.value, b"close");
-        keep_alive |= names(field.value, b"keep-alive");
+    let (mut framed, mut length) = (0, None);
+    for field in parsed.headers.iter() {
+        match field.name.len() {
+            10 if field.name.eq_ignore_ascii_case("connection") => {
+                close |= names(field.value, b"close");
+                keep_alive |= names(field.value, b"keep-alive");
+            }
+            14 if field.name.eq_ignore_ascii_case("content-length") => {
+                framed += 1;
+                length = content_length(field.value);
+            }
+            17 if field.name.eq_ignore_ascii_case("transfer-encoding") => framed += 1,
+            _ => {}
+        }
     }
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers(head, parsed.headers).ok_or(NotHttp)?;
-    let framing = framing(response.headers_mut(), status, method)?;
+    let stated = match (framed, length) {
+        (0, _) => Stated::Nothing,
+        (1, Some(length)) => Stated::Length(length),
+        _ => stated(response.headers_mut())?,
+    };
+    let framing = framing(stated, status, method);
     let stays = if old { keep_alive && !close && framing != Framing::Chunked } else { !close };
     Ok(ResponseHead {
         response,
@@ -95,28 +111,36 @@ fn judge(head: &Bytes, parsed: &httparse::Response<'_, '_>, method: &Method) -> 
     })
 }
 
+/// What a response says about the length of its body.
+enum Stated {
+    Nothing,
+    Length(u64),
+    Chunked,
+}
+
 /// Transfer-Encoding overrides Content-Length, and must be `chunked` alone, because that is all that is undone here. A
 /// Content-Length that is there several times must say the same each time, and is left there once.
-fn framing(headers: &mut HeaderMap, status: StatusCode, method: &Method) -> Result<Framing, NotHttp> {
+fn stated(headers: &mut HeaderMap) -> Result<Stated, NotHttp> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let chunked = match (codings.next(), codings.next()) {
-        (None, _) => false,
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
-        (Some(_), _) => return Err(NotHttp),
-    };
-    let length = if chunked {
-        headers.remove(CONTENT_LENGTH);
-        None
-    } else {
-        stated_length(headers)?
-    };
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(stated_length(headers)?.map_or(Stated::Nothing, Stated::Length)),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            headers.remove(CONTENT_LENGTH);
+            Ok(Stated::Chunked)
+        }
+        (Some(_), _) => Err(NotHttp),
+    }
+}
+
+fn framing(stated: Stated, status: StatusCode, method: &Method) -> Framing {
     let bodiless = status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Ok(match (bodiless || method == Method::HEAD, chunked, length) {
-        (true, _, _) | (false, false, Some(0)) => Framing::None,
-        (false, true, _) => Framing::Chunked,
-        (false, false, Some(length)) => Framing::Length(length),
-        (false, false, None) => Framing::UntilClose,
-    })
+    match stated {
+        _ if bodiless || method == Method::HEAD => Framing::None,
+        Stated::Chunked => Framing::Chunked,
+        Stated::Length(0) => Framing::None,
+        Stated::Length(length) => Framing::Length(length),
+        Stated::Nothing => Framing::UntilClose,
+    }
 }
 
 fn stated_length(headers: &mut HeaderMap) -> Result<Option<u64>, NotHttp> {

@@ -2,6 +2,8 @@
 
 use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 
+use super::seen::Seen;
+
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -15,12 +17,27 @@ fn is_protected(name: &str) -> bool {
     ) || name.starts_with("x-forwarded-")
 }
 
-/// Removes what belongs to the connection the message came by. `TE: trailers` stays: gRPC needs it on every hop.
-pub fn remove(headers: &mut HeaderMap) {
+/// Removes what belongs to the connection the message came by, `seen` among its headers. `TE: trailers` stays: gRPC needs
+/// it on every hop.
+pub fn remove_seen(headers: &mut HeaderMap, seen: Seen) {
+    if seen.hop_beside_connection() {
+        remove(headers);
+    } else if seen.hop() {
+        remove_connection(headers);
+    }
+}
+
+/// Removes `connection` and what it names.
+fn remove_connection(headers: &mut HeaderMap) {
     if let http::header::Entry::Occupied(connection) = headers.entry(CONNECTION) {
         let fields: Vec<HeaderValue> = connection.remove_entry_mult().1.collect();
         fields.iter().for_each(|field| remove_named(headers, field));
     }
+}
+
+/// Removes what belongs to the connection the message came by.
+pub fn remove(headers: &mut HeaderMap) {
+    remove_connection(headers);
     headers.remove(UPGRADE);
     headers.remove(&KEEP_ALIVE);
     headers.remove(&HTTP2_SETTINGS);

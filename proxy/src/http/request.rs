@@ -326,7 +326,7 @@ impl Forward {
         };
         let from_h2 = head.version == Version::HTTP_2;
         let (body, held) = body(connection, source, &head, self.seen, &caller);
-        let mut clocks = clocks(connection, rule, &head.headers, &record);
+        let mut clocks = clocks(connection, rule, &head.headers, self.seen, &record);
         prepare_head(connection, current, &self, &mut head);
         let endpoint = match self.cluster.pick(connection.worker.draw()) {
             Ok(endpoint) => endpoint,
@@ -356,9 +356,9 @@ impl Forward {
 }
 
 /// The clocks of a request: the rule's, and the caller's own deadline.
-fn clocks(connection: &Connection, rule: &Rule, headers: &HeaderMap, record: &Record) -> Clocks {
+fn clocks(connection: &Connection, rule: &Rule, headers: &HeaderMap, seen: Seen, record: &Record) -> Clocks {
     let began = tokio::time::Instant::from_std(record.start_at());
-    let told = deadline::told(headers, record.grpc);
+    let told = if seen.deadline() { deadline::told(headers, record.grpc) } else { None };
     let limit = match (rule.timeouts.request, told) {
         (Some(limit), Some(told)) => Some(limit.min(told)),
         (limit, told) => limit.or(told),
@@ -397,9 +397,7 @@ fn body(
 /// Makes the head what the rule, the backend and the protocol's rules want it to be.
 fn prepare_head(connection: &Connection, current: &Current, forward: &Forward, head: &mut Parts) {
     let rule = rule_of(current, forward.rule);
-    if forward.seen.hop() {
-        hop::remove(&mut head.headers);
-    }
+    hop::remove_seen(&mut head.headers, forward.seen);
     let forwarding = current.prepared.snapshot().listener(current.id).forwarding;
     if forwarding != ForwardingHeaders::None || !connection.caller.is_trusted() {
         let host = forwarding::host(&head.headers, head.uri.authority());
@@ -474,15 +472,15 @@ fn incoming(
         record.grpc_status = grpc_status(&head.headers);
     }
     let seen = Seen::of(&head.headers);
-    if seen.hop() {
-        hop::remove(&mut head.headers);
-    }
+    hop::remove_seen(&mut head.headers, seen);
     if seen.events() || record.grpc {
         // A stream ends when it is over.
         clocks.deadline = None;
     }
     // Only weir says these; what an app says would be taken for weir's word.
-    head.headers.remove(&WEIR_ERROR);
+    if seen.weir() {
+        head.headers.remove(&WEIR_ERROR);
+    }
     if report.attempts > 1 {
         head.headers.insert(ATTEMPTS.clone(), HeaderValue::from(report.attempts));
     }

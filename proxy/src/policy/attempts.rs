@@ -13,12 +13,12 @@ use std::time::{Duration, SystemTime};
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use tokio::time::Instant;
-use weir_config::policy::{Circumstances, Denied, Outcome, Verdict, judge};
+use weir_config::policy::{Circumstances, Denied, Outcome, RetryRule, Verdict, judge};
 use weir_config::snapshot::Rule;
 
 use super::deadline;
 use crate::balance::cluster::ClusterState;
-use crate::clock::{Alarm, Clock, Clocks};
+use crate::clock::{Clock, Clocks};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::state::Worker;
@@ -73,13 +73,21 @@ pub async fn run(worker: &Worker, mut job: Job<'_>, clocks: &mut Clocks, report:
     let config = job.cluster.config();
     let mut tries = Tries::default();
     let mut endpoint = Rc::clone(&job.first);
+    let per_try = job.rule.timeouts.per_try;
     loop {
-        if clocks.remaining().is_some_and(|left| left.is_zero()) {
-            return Err(if report.attempts == 0 { Fault::DeadlineExceeded } else { Fault::RequestTimeout });
+        if per_try.is_some() || clocks.deadline.is_some() {
+            let now = Instant::now();
+            if clocks.remaining(now).is_some_and(|left| left.is_zero()) {
+                return Err(if report.attempts == 0 { Fault::DeadlineExceeded } else { Fault::RequestTimeout });
+            }
+            clocks.attempt = per_try.map(|limit| now + limit);
+            job.tell_deadline(clocks, now);
         }
         report.attempts += 1;
         report.upstream = Some(endpoint.address);
-        job.announce(clocks, report.attempts);
+        if report.attempts > 1 {
+            job.head.headers.insert(ATTEMPT.clone(), HeaderValue::from(report.attempts));
+        }
         let request = Outgoing {
             head: &job.head,
             body: job.body.attempt(),
@@ -87,11 +95,9 @@ pub async fn run(worker: &Worker, mut job: Job<'_>, clocks: &mut Clocks, report:
             http2: job.http2,
             reuse: !tries.needs_fresh,
         };
-        let ended = {
-            let exchange = pin!(upstream::exchange(&endpoint, &config, request, &job.waiting));
-            within(exchange, worker, job.rule.timeouts.per_try, clocks, job.body).await?
-        };
-        if ended.is_ok() && job.rule.retry.is_none() {
+        let ended = within(upstream::exchange(&endpoint, &config, request, &job.waiting), clocks, job.body).await?;
+        clocks.attempt = None;
+        if is_answer(job.rule.retry.as_ref(), &ended) {
             return ended.map_err(|failure| failure.fault);
         }
         tries.tried.push(endpoint.address);
@@ -127,16 +133,21 @@ pub async fn run(worker: &Worker, mut job: Job<'_>, clocks: &mut Clocks, report:
 }
 
 impl Job<'_> {
-    /// Says in the head what this attempt is to know: what is left of the time, and that it is not the first.
-    fn announce(&mut self, clocks: &Clocks, attempts: u32) {
-        let headers = &mut self.head.headers;
-        if let Some(left) = clocks.remaining() {
+    /// Tells the upstream what is left of the time.
+    fn tell_deadline(&mut self, clocks: &Clocks, now: Instant) {
+        if let Some(left) = clocks.remaining(now) {
             let left = self.rule.timeouts.per_try.map_or(left, |per_try| per_try.min(left));
-            deadline::tell(headers, self.grpc, left);
+            deadline::tell(&mut self.head.headers, self.grpc, left);
         }
-        if attempts > 1 {
-            headers.insert(ATTEMPT.clone(), HeaderValue::from(attempts));
-        }
+    }
+}
+
+/// Whether what came goes to the caller without further judgement: most answers do.
+fn is_answer(rule: Option<&RetryRule>, ended: &Result<Answer, Failure>) -> bool {
+    match (ended, rule) {
+        (Ok(_), None) => true,
+        (Ok(answer), Some(rule)) => !rule.minds(answer.response.status(), answer.response.headers()),
+        (Err(_), _) => false,
     }
 }
 
@@ -167,7 +178,7 @@ impl Tries {
             replays: self.replays,
             elsewhere: job.cluster.has_beside(&self.tried),
             replayable: job.body.is_replayable(),
-            remaining: clocks.remaining(),
+            remaining: clocks.remaining(Instant::now()),
             per_try: job.rule.timeouts.per_try,
         }
     }
@@ -188,32 +199,20 @@ fn outcome(ended: &Result<Answer, Failure>) -> Outcome<'_> {
     }
 }
 
-/// Runs an attempt until it ends, its own time is over, or the request's. The outer error ends the request.
-async fn within<F>(
-    mut exchange: std::pin::Pin<&mut F>,
-    worker: &Worker,
-    per_try: Option<Duration>,
-    clocks: &mut Clocks,
-    body: &RequestBody,
-) -> Result<Result<Answer, Failure>, Fault>
+/// Runs an attempt until it ends or its time is over. The outer error ends the request.
+async fn within<F>(exchange: F, clocks: &mut Clocks, body: &RequestBody) -> Result<Result<Answer, Failure>, Fault>
 where
     F: Future<Output = Result<Answer, Failure>>,
 {
-    let mut own = per_try.map(|limit| (Instant::now() + limit, Alarm::of(&worker.alarms)));
+    let mut exchange = pin!(exchange);
     poll_fn(|cx| {
         if let Poll::Ready(ended) = exchange.as_mut().poll(cx) {
             return Poll::Ready(Ok(ended));
         }
-        if let Poll::Ready(clock) = clocks.poll(body.bytes(), cx) {
-            return Poll::Ready(Err(expired(clock)));
-        }
-        match &mut own {
-            Some((due, alarm)) => alarm.poll(*due, cx).map(|()| {
-                let progress = Progress::Sent;
-                Ok(Err(Failure { fault: Fault::PerTryTimeout, progress }))
-            }),
-            None => Poll::Pending,
-        }
+        clocks.poll(body.bytes(), cx).map(|clock| match clock {
+            Clock::Attempt => Ok(Err(Failure { fault: Fault::PerTryTimeout, progress: Progress::Sent })),
+            Clock::Request | Clock::Idle => Err(expired(clock)),
+        })
     })
     .await
 }
@@ -222,6 +221,7 @@ where
 pub fn expired(clock: Clock) -> Fault {
     match clock {
         Clock::Request => Fault::RequestTimeout,
+        Clock::Attempt => Fault::PerTryTimeout,
         Clock::Idle => Fault::IdleTimeout,
     }
 }
