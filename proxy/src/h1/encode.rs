@@ -10,7 +10,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, TRAN
 use http::{Method, Response, StatusCode, request};
 use http_body::SizeHint;
 
-use super::request::content_length;
+use super::request::{RequestHead, content_length};
 use super::spelling::Spelling;
 
 /// How a body leaves.
@@ -60,6 +60,13 @@ pub struct Recipient {
     pub head_only: bool,
     /// Whether the connection stays.
     pub keep_alive: bool,
+}
+
+impl Recipient {
+    /// Who sent this request.
+    pub fn of(head: &RequestHead) -> Self {
+        Self { old: head.is_old(), head_only: head.head.method == Method::HEAD, keep_alive: head.keep_alive }
+    }
 }
 
 /// The head of a response whose body is so large, and how that is to follow.

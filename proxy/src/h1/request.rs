@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Uri, Version};
 use memchr::memmem;
 
@@ -16,8 +17,8 @@ use crate::error::BadRequest;
 /// A request without its body.
 #[derive(Debug)]
 pub struct RequestHead {
-    /// Method, target, version, headers.
-    pub request: Request<()>,
+    /// Method, target, version, headers. Boxed: it is handed on often, and large.
+    pub head: Box<Parts>,
     /// What follows it on the stream.
     pub framing: Framing,
     /// How it was spelled.
@@ -26,6 +27,13 @@ pub struct RequestHead {
     pub keep_alive: bool,
     /// Whether the caller waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
+}
+
+impl RequestHead {
+    /// Whether it is HTTP/1.0.
+    pub fn is_old(&self) -> bool {
+        self.head.version == Version::HTTP_10
+    }
 }
 
 /// Finds the end of a head in bytes that arrive in pieces.
@@ -191,13 +199,13 @@ fn judge(head: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<RequestHead
     if found.upgrade && framing != Framing::None {
         return Err(BadRequest::UpgradeBody);
     }
-    let mut request = Request::new(());
-    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| BadRequest::Syntax)?;
-    *request.uri_mut() = uri;
-    *request.version_mut() = if old { Version::HTTP_10 } else { Version::HTTP_11 };
-    *request.headers_mut() = headers(head, parsed.headers).ok_or(BadRequest::HeaderCount)?;
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BadRequest::Syntax)?;
+    parts.uri = uri;
+    parts.version = if old { Version::HTTP_10 } else { Version::HTTP_11 };
+    parts.headers = headers(head, parsed.headers).ok_or(BadRequest::HeaderCount)?;
     Ok(RequestHead {
-        request,
+        head: Box::new(parts),
         framing,
         spelling: Spelling::of(head, parsed.headers, ""),
         keep_alive: if old { found.keep_alive && !found.close } else { !found.close },

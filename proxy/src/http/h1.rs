@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response};
+use http::Response;
 use http_body::Body;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -59,8 +59,11 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
             Err(fault) => break End::Refused(fault),
         };
         patience.restart();
-        // Boxed, so that a connection between two requests is small.
-        if let Some(end) = Box::pin(exchange(&connection, &wire, head, limits, &member)).await {
+        let recipient = Recipient::of(&head);
+        let framing = head.framing;
+        // Boxed, so that a connection between two requests is small; one after the other, so that neither is large.
+        let Some(response) = Box::pin(handle(&connection, &wire, head, limits, &member)).await else { break End::Gone };
+        if let Some(end) = Box::pin(answer(&wire, response, framing, recipient, &member)).await {
             break end;
         }
     };
@@ -149,34 +152,27 @@ fn next(
     }
 }
 
-/// One request and its response. Gives the end of the connection, unless it stays.
-async fn exchange(
+/// The response to a request; `None` if the caller went away first.
+async fn handle(
     connection: &Rc<Connection>,
     wire: &Rc<Wire>,
     head: RequestHead,
     limits: Limits,
     member: &Member,
-) -> Option<End> {
-    let RequestHead { request, framing, spelling, keep_alive, expects_continue } = head;
-    let old = request.version() == http::Version::HTTP_10;
-    let recipient = Recipient { old, head_only: request.method() == Method::HEAD, keep_alive };
-    let body = wire.begin(expects_continue, |decoder| decoder.begin_request(framing, limits));
-    let caller = if old { Caller::Old } else { Caller::H1(Rc::clone(wire)) };
-    let response = {
-        let mut handling = pin!(request::handle(connection, request.map(|()| Source::h1(body)), &spelling, caller));
-        poll_fn(|cx| {
-            member.watch(cx);
-            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
-            }
-            // A caller that went away wants no answer: the request is dropped, and with it the upstream's.
-            let gone = member.is_aborted() || wire.poll_gone(cx).is_ready();
-            if gone || matches!(wire.poll_queued(cx), Poll::Ready(Err(_))) { Poll::Ready(None) } else { Poll::Pending }
-        })
-        .await
-    };
-    let Some(response) = response else { return Some(End::Gone) };
-    answer(wire, response, framing, recipient, member).await
+) -> Option<Response<ResponseBody>> {
+    let body = wire.begin(head.expects_continue, |decoder| decoder.begin_request(head.framing, limits));
+    let caller = if head.is_old() { Caller::Old } else { Caller::H1(Rc::clone(wire)) };
+    let mut handling = pin!(request::handle(connection, head.head, Source::h1(body), &head.spelling, caller));
+    poll_fn(|cx| {
+        member.watch(cx);
+        if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        // A caller that went away wants no answer: the request is dropped, and with it the upstream's.
+        let gone = member.is_aborted() || wire.poll_gone(cx).is_ready();
+        if gone || matches!(wire.poll_queued(cx), Poll::Ready(Err(_))) { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// Sends the response, and decides whether the connection stays.
@@ -223,6 +219,15 @@ async fn answer(
     }
     drop(sender);
     let stays = recipient.keep_alive && coding != Coding::UntilClose;
+    if stays && framing == Framing::None {
+        return None;
+    }
+    // Boxed, for most requests have no body, and it would make every one larger.
+    Box::pin(settle(wire, framing, stays, member)).await
+}
+
+/// What follows a response: the rest of the request's body is waited for, or the connection closes.
+async fn settle(wire: &Wire, framing: Framing, stays: bool, member: &Member) -> Option<End> {
     if !stays && poll_fn(|cx| wire.poll_shutdown(cx)).await.is_err() {
         return Some(End::Gone);
     }

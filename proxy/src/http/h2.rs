@@ -139,7 +139,8 @@ async fn one(
     let unspelled = Spelling::default();
     let response = {
         let caller = Caller::H2(Rc::clone(&respond));
-        let mut handling = pin!(request::handle(&connection, request.map(Source::h2), &unspelled, caller));
+        let (head, body) = request.into_parts();
+        let mut handling = pin!(request::handle(&connection, Box::new(head), Source::h2(body), &unspelled, caller));
         poll_fn(|cx| {
             // A caller that resets its stream wants no answer: the request is dropped, and with it the upstream's.
             if respond.borrow_mut().poll_reset(cx).is_ready() {

@@ -45,13 +45,13 @@ static ATTEMPTS: HeaderName = HeaderName::from_static("x-weir-attempts");
 /// Serves one request; `spelling` is how its head came over HTTP/1.
 pub async fn handle(
     connection: &Rc<Connection>,
-    request: Request<Source>,
+    mut head: Box<Parts>,
+    source: Source,
     spelling: &Spelling,
     caller: Caller,
 ) -> Response<ResponseBody> {
     let mut record = Record::start(Instant::now());
     let current = connection.listener.current(&connection.worker);
-    let (mut head, source) = request.into_parts();
     let seen = Seen::of(&head.headers);
     record.grpc = seen.grpc();
     let is_head = head.method == Method::HEAD;
@@ -120,7 +120,7 @@ enum Plan {
 
 /// A request as it came.
 struct Came<'r> {
-    head: Parts,
+    head: Box<Parts>,
     source: Source,
     spelling: &'r Spelling,
     caller: Caller,
@@ -332,15 +332,14 @@ impl Forward {
             Ok(endpoint) => endpoint,
             Err(fault) => return respond::fault(fault, record),
         };
-        let head = match outgoing(head, http2, from_h2, endpoint.address) {
-            Ok(head) => head,
-            Err(fault) => return respond::fault(fault, record),
-        };
+        if let Err(fault) = outgoing(&mut head, http2, from_h2, endpoint.address) {
+            return respond::fault(fault, record);
+        }
         let waiting = Waiting { caller: &caller, tell_continue: from_h2 && held.is_some(), hold: held };
         let grpc = record.grpc;
-        let job = Job { rule, cluster: &self.cluster, first: endpoint, head, body: &body, spelling, http2, grpc, waiting };
+        let mut job = Job { rule, cluster: &self.cluster, first: endpoint, head, body: &body, spelling, http2, grpc, waiting };
         let mut report = Report::default();
-        let ended = attempts::run(&connection.worker, job, &mut clocks, &mut report).await;
+        let ended = attempts::run(&connection.worker, &mut job, &mut clocks, &mut report).await;
         record.tried(report.attempts, report.denied, report.upstream);
         match ended {
             Ok(answer) => {
@@ -420,7 +419,7 @@ fn prepare_head(connection: &Connection, current: &Current, forward: &Forward, h
 }
 
 /// The head in the form that the upstream's protocol wants: origin form and `Host` in HTTP/1, pseudo-headers in HTTP/2.
-fn outgoing(mut head: Parts, http2: bool, from_h2: bool, endpoint: SocketAddr) -> Result<Parts, Fault> {
+fn outgoing(head: &mut Parts, http2: bool, from_h2: bool, endpoint: SocketAddr) -> Result<(), Fault> {
     // HTTP/1.0 may come without one; what goes on must have one, and nobody named another than the endpoint itself.
     if !head.headers.contains_key(HOST)
         && let Ok(host) = HeaderValue::from_str(&endpoint.to_string())
@@ -453,7 +452,7 @@ fn outgoing(mut head: Parts, http2: bool, from_h2: bool, endpoint: SocketAddr) -
         head.uri = Uri::from(target);
         head.version = Version::HTTP_11;
     }
-    Ok(head)
+    Ok(())
 }
 
 /// The upstream's answer as a response to the caller.

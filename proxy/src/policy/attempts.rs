@@ -5,7 +5,7 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -41,7 +41,7 @@ pub struct Job<'j> {
     /// The endpoint of the first attempt.
     pub first: Rc<Endpoint>,
     /// Its head, in the form that the protocol wants.
-    pub head: Parts,
+    pub head: Box<Parts>,
     /// Its body.
     pub body: &'j RequestBody,
     /// How its head was spelled.
@@ -69,7 +69,7 @@ pub struct Report {
 ///
 /// # Errors
 /// Why there is none.
-pub async fn run(worker: &Worker, mut job: Job<'_>, clocks: &mut Clocks, report: &mut Report) -> Result<Answer, Fault> {
+pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report: &mut Report) -> Result<Answer, Fault> {
     let config = job.cluster.config();
     let mut tries = Tries::default();
     let mut endpoint = Rc::clone(&job.first);
@@ -95,14 +95,17 @@ pub async fn run(worker: &Worker, mut job: Job<'_>, clocks: &mut Clocks, report:
             http2: job.http2,
             reuse: !tries.needs_fresh,
         };
-        let ended = within(upstream::exchange(&endpoint, &config, request, &job.waiting), clocks, job.body).await?;
+        let ended = {
+            let mut exchange = pin!(upstream::exchange(&endpoint, &config, request, &job.waiting));
+            poll_fn(|cx| within(exchange.as_mut(), clocks, job.body, cx)).await?
+        };
         clocks.attempt = None;
         if is_answer(job.rule.retry.as_ref(), &ended) {
             return ended.map_err(|failure| failure.fault);
         }
         tries.tried.push(endpoint.address);
         let verdict = {
-            let circumstances = tries.circumstances(&job, clocks);
+            let circumstances = tries.circumstances(job, clocks);
             judge(job.rule.retry.as_ref(), outcome(&ended), circumstances, worker.draw(), SystemTime::now())
         };
         let verdict = match verdict {
@@ -125,7 +128,8 @@ pub async fn run(worker: &Worker, mut job: Job<'_>, clocks: &mut Clocks, report:
                 if let Ok(answer) = ended {
                     discard(answer);
                 }
-                wait(delay, clocks).await?;
+                // Boxed, for it is rare and would make every request larger.
+                Box::pin(wait(delay, clocks)).await?;
             }
         }
         endpoint = job.cluster.pick_beside(worker.draw(), &tries.tried)?;
@@ -199,22 +203,23 @@ fn outcome(ended: &Result<Answer, Failure>) -> Outcome<'_> {
     }
 }
 
-/// Runs an attempt until it ends or its time is over. The outer error ends the request.
-async fn within<F>(exchange: F, clocks: &mut Clocks, body: &RequestBody) -> Result<Result<Answer, Failure>, Fault>
+/// Ready when the attempt has ended or its time is over. The outer error ends the request.
+fn within<F>(
+    exchange: Pin<&mut F>,
+    clocks: &mut Clocks,
+    body: &RequestBody,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Result<Answer, Failure>, Fault>>
 where
     F: Future<Output = Result<Answer, Failure>>,
 {
-    let mut exchange = pin!(exchange);
-    poll_fn(|cx| {
-        if let Poll::Ready(ended) = exchange.as_mut().poll(cx) {
-            return Poll::Ready(Ok(ended));
-        }
-        clocks.poll(body.bytes(), cx).map(|clock| match clock {
-            Clock::Attempt => Ok(Err(Failure { fault: Fault::PerTryTimeout, progress: Progress::Sent })),
-            Clock::Request | Clock::Idle => Err(expired(clock)),
-        })
+    if let Poll::Ready(ended) = exchange.poll(cx) {
+        return Poll::Ready(Ok(ended));
+    }
+    clocks.poll(body.bytes(), cx).map(|clock| match clock {
+        Clock::Attempt => Ok(Err(Failure { fault: Fault::PerTryTimeout, progress: Progress::Sent })),
+        Clock::Request | Clock::Idle => Err(expired(clock)),
     })
-    .await
 }
 
 /// What is said when a clock of the request runs out.
