@@ -170,6 +170,22 @@ impl Weir {
         Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
+    /// Waits until a metric has this value: a request is counted just after its last byte has left, so whoever has that
+    /// byte may be too early.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub async fn counted(&self, name: &str, labels: &str, value: f64) -> Result {
+        let last = std::sync::Mutex::new(f64::NAN);
+        let reached = async || {
+            let now = self.metric(name, labels).await.unwrap_or(f64::NAN);
+            *last.lock().expect("the last value") = now;
+            now == value
+        };
+        let result = until(name, reached).await;
+        result.map_err(|error| format!("{error}: {labels} {value}, and it is {}", last.lock().expect("the last value")).into())
+    }
+
     /// The number of the configuration that serves.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use weir_tests::peers::Peer;
 use weir_tests::wire::{self, Version};
-use weir_tests::{Result, Trial, Weir, holds, same, test_with};
+use weir_tests::{Result, Trial, Weir, holds, same, test_with, until};
 
 pub fn trials() -> Vec<Trial> {
     let needs = [Peer::Python("grpc"), Peer::Python("grpc_status")];
@@ -54,6 +54,7 @@ async fn served(group: &str) -> Result<Weir> {
 async fn calls_of_all_kinds() -> Result {
     let weir = served("kinds").await?;
     same!(weir.metric("weir_request_flags_total", "").await?, 0.0);
+    until("nothing is in flight", async || weir.metric("weir_requests_active", "").await.is_ok_and(|n| n == 0.0)).await?;
     let fine = weir.metric("weir_grpc_requests_total", "grpc_code=\"0\"").await?;
     same!(fine, weir.metric("weir_grpc_requests_total", "").await?);
     holds!(fine >= 4.0, "{fine}");
@@ -63,8 +64,8 @@ async fn calls_of_all_kinds() -> Result {
 async fn metadata_and_error_details() -> Result {
     let weir = served("metadata").await?;
     same!(weir.metric("weir_request_flags_total", "").await?, 0.0);
-    holds!(weir.metric("weir_grpc_requests_total", "grpc_code=\"9\"").await? >= 1.0);
-    Ok(())
+    until("it is counted", async || weir.metric("weir_grpc_requests_total", "grpc_code=\"9\"").await.is_ok_and(|n| n >= 1.0))
+        .await
 }
 
 async fn cancelling_and_deadlines() -> Result {
