@@ -21,5 +21,6 @@ pub mod policy;
 pub mod respond;
 pub mod settings;
 pub mod state;
+pub mod tunnel;
 pub mod upstream;
 pub mod worker;

@@ -13,6 +13,7 @@ mod load;
 mod old;
 mod streaming;
 mod trailers;
+mod tunnels;
 mod versions;
 
 use weir_tests::Trial;
@@ -24,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         old::trials(),
         interim::trials(),
         trailers::trials(),
+        tunnels::trials(),
         streaming::trials(),
         errors::trials(),
         framing::trials(),

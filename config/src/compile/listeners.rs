@@ -5,6 +5,7 @@ use crate::error::{Diagnostics, Path};
 use crate::headers::HeaderOps;
 use crate::policy::Timeouts;
 use crate::schema::{self, Balance, Config, Direction, ForwardingHeaders, UpstreamProtocol};
+use crate::snapshot::Upgrades;
 use crate::snapshot::{
     Action, AdminAddress, Backend, Cluster, ClusterId, Endpoint, Limits, Listener, Route, RouteId, Rule, RuleId, Split, Target,
 };
@@ -153,6 +154,7 @@ pub(super) fn add_app_rules(drafts: &mut [Draft], clusters: &[Cluster], routes: 
             response_headers: HeaderOps::default(),
             timeouts: Timeouts { request: None, per_try: None, idle: Some(super::policy::DEFAULT_IDLE) },
             retry: None,
+            upgrades: Upgrades::default(),
         });
         draft.listener.app_rule = Some(RuleId(rule));
     }

@@ -7,6 +7,7 @@ use super::matches::value_test;
 use crate::error::{Diagnostics, Path};
 use crate::policy::{Conditions, RetryRule, Timeouts};
 use crate::schema::{self, RetryOn};
+use crate::snapshot::Upgrades;
 use crate::units::Limit;
 
 /// Without a byte either way for so long, nobody is there any more.
@@ -115,4 +116,30 @@ fn codes(retry: &schema::Retry, here: &Path<'_>, found: &mut Diagnostics) -> Box
         }
     };
     retry.codes.iter().enumerate().filter_map(code).collect()
+}
+
+pub(super) fn upgrades(rule: &schema::Rule, path: &Path<'_>, found: &mut Diagnostics) -> Upgrades {
+    let Some(list) = &rule.upgrades else { return Upgrades::default() };
+    let here = path.key("upgrades");
+    if rule.backends.is_none() {
+        found.error(&here, "only connections to `backends` can switch protocols, and this rule has none");
+    }
+    let mut upgrades = Upgrades { names: Box::default(), connect: false };
+    let mut names: Vec<Box<str>> = Vec::new();
+    for (index, name) in list.iter().enumerate() {
+        let lower = name.to_ascii_lowercase();
+        if HeaderName::from_bytes(lower.as_bytes()).is_err() {
+            found.error(&here.index(index), format!("`{name}` is not a protocol's name")).hint =
+                Some("for example `websocket`".to_owned());
+        } else if matches!(&*lower, "h2c" | "http" | "tls") {
+            found.error(&here.index(index), format!("`{name}` cannot be passed through: weir speaks HTTP itself")).hint =
+                Some("leave it out; callers that offer it are served without".to_owned());
+        } else if lower == "connect" {
+            upgrades.connect = true;
+        } else {
+            names.push(lower.into());
+        }
+    }
+    upgrades.names = names.into();
+    upgrades
 }

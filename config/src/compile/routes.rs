@@ -187,6 +187,7 @@ fn one(
         response_headers,
         timeouts: policy::timeouts(rule, path, found),
         retry: policy::retry(rule, path, found),
+        upgrades: policy::upgrades(rule, path, found),
     }
 }
 

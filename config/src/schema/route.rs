@@ -46,6 +46,10 @@ pub struct Rule {
     pub timeout: Option<Timeout>,
     /// When a request is tried again.
     pub retry: Option<Retry>,
+    /// Protocols that an HTTP/1.1 connection may switch to (Envoy `upgrade_configs`): names as in the `Upgrade` header, and
+    /// `connect` for tunnels by `CONNECT host:port`. Other upgrades are taken out of the request, which then goes on
+    /// without. Default `[websocket]`.
+    pub upgrades: Option<Vec<String>>,
 }
 
 /// Conditions that must all hold.

@@ -26,8 +26,9 @@ pub enum Coding {
     None,
 }
 
-/// The head of a request whose body is so large, and how that is to follow.
-pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, body: &SizeHint) -> Coding {
+/// The head of a request whose body is so large, and how that is to follow. With `upgrade` it asks for the protocol that
+/// its `upgrade` header names.
+pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, body: &SizeHint, upgrade: bool) -> Coding {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
@@ -47,6 +48,9 @@ pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, bo
             Coding::Chunked
         }
     };
+    if upgrade {
+        out.extend_from_slice(b"connection: upgrade\r\n");
+    }
     out.extend_from_slice(b"\r\n");
     coding
 }
@@ -60,12 +64,14 @@ pub struct Recipient {
     pub head_only: bool,
     /// Whether the connection stays.
     pub keep_alive: bool,
+    /// Whether the connection becomes a tunnel after this response.
+    pub switches: bool,
 }
 
 impl Recipient {
     /// Who sent this request.
     pub fn of(head: &RequestHead) -> Self {
-        Self { old: head.is_old(), head_only: head.head.method == Method::HEAD, keep_alive: head.keep_alive }
+        Self { old: head.is_old(), head_only: head.head.method == Method::HEAD, keep_alive: head.keep_alive, switches: false }
     }
 }
 
@@ -79,7 +85,7 @@ pub fn response<B>(
 ) -> Coding {
     status_line(out, response.status(), spelling, recipient.old);
     let status = response.status();
-    let bodiless = status == StatusCode::NO_CONTENT || status.is_informational();
+    let bodiless = status == StatusCode::NO_CONTENT || status.is_informational() || recipient.switches;
     let seen = fields(out, response.headers(), spelling, !bodiless);
     let coding = match (seen.length, body.exact()) {
         _ if recipient.head_only || bodiless || status == StatusCode::NOT_MODIFIED => Coding::None,
@@ -98,6 +104,14 @@ pub fn response<B>(
     };
     if !seen.date {
         date(out);
+    }
+    if recipient.switches {
+        // The answer to CONNECT says nothing of the connection, which is the caller's from now on.
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            out.extend_from_slice(b"connection: upgrade\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        return coding;
     }
     match (recipient.keep_alive && coding != Coding::UntilClose, recipient.old) {
         (true, true) => out.extend_from_slice(b"connection: keep-alive\r\n"),
@@ -233,7 +247,7 @@ mod tests {
             .body(())
             .unwrap();
         let mut out = Vec::new();
-        let to = Recipient { old: false, head_only: false, keep_alive: true };
+        let to = Recipient { old: false, head_only: false, keep_alive: true, switches: false };
         let coding = super::response(&mut out, &response, &Spelling::default(), &SizeHint::with_exact(5), to);
         assert_eq!(coding, Coding::Length(5));
         assert_eq!(std::str::from_utf8(&out), Ok("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ndate: now\r\nx: y\r\n\r\n"));

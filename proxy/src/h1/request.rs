@@ -177,7 +177,7 @@ impl<'h> Found<'h> {
 }
 
 /// Whether a list of tokens has this one.
-pub(super) fn names(list: &[u8], token: &[u8]) -> bool {
+pub fn names(list: &[u8], token: &[u8]) -> bool {
     list.split(|b| *b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
 }
 

@@ -1,6 +1,7 @@
 //! The response's body on its way to the caller, and everything that must last as long as the response.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,8 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use crate::clock::{Clocks, Paced};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
+use crate::h1::wire::Wire;
 use crate::observe::Record;
 use crate::policy::attempts::expired;
+use crate::tunnel::Carried;
 use crate::upstream::Lease;
 use crate::upstream::body::{BodyError, RequestBody, Source};
 
@@ -27,6 +30,8 @@ pub struct ResponseBody {
     spelling: Spelling,
     /// The caller speaks gRPC over HTTP/2, so a response that breaks off can still end with a status.
     ends_in_status: bool,
+    /// After the head, the connection is a tunnel to the one that is leased.
+    tunnel: bool,
 }
 
 impl ResponseBody {
@@ -41,6 +46,7 @@ impl ResponseBody {
             lease: None,
             spelling: Spelling::default(),
             ends_in_status: false,
+            tunnel: false,
         }
     }
 
@@ -54,9 +60,28 @@ impl ResponseBody {
         self.end();
     }
 
+    /// No body, but a connection that becomes a tunnel after the head.
+    pub fn tunnel(spelling: Spelling, record: Record, lease: Lease) -> Self {
+        let (source, request) = (Source::Empty, RequestBody::none());
+        Self { source, request, clocks: None, record, lease: Some(lease), spelling, ends_in_status: false, tunnel: true }
+    }
+
+    /// The upstream's end of the tunnel, if this is one.
+    pub fn tunnel_end(&self) -> Option<Rc<Wire>> {
+        self.lease.as_ref().filter(|_| self.tunnel)?.wire()
+    }
+
+    /// The tunnel is over.
+    pub fn carried(mut self, carried: Carried) {
+        self.record.bytes_in = carried.up;
+        self.record.bytes_out = carried.down;
+        self.record.complete();
+    }
+
     /// A body from an upstream.
     pub fn upstream(source: Source, spelling: Spelling, record: Record, request: RequestBody, lease: Lease) -> Self {
-        let mut body = Self { source, request, clocks: None, record, lease: Some(lease), spelling, ends_in_status: false };
+        let mut body =
+            Self { source, request, clocks: None, record, lease: Some(lease), spelling, ends_in_status: false, tunnel: false };
         if body.source.is_end() {
             // Nothing to wait for: the connection may serve somebody else at once.
             body.finish_upstream();
@@ -190,7 +215,7 @@ impl Paced for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A codec that knows the length stops polling at the last byte and never sees the end.
-        if !self.record.is_complete() && self.record.fault.is_none() && self.source.is_end() {
+        if !self.record.is_complete() && self.record.fault.is_none() && self.source.is_end() && !self.tunnel {
             self.end();
         }
         self.record.bytes_in += self.request.bytes();

@@ -3,7 +3,7 @@
 //! Decides when the connection stays and when it closes, and closes so that what was said last arrives.
 
 use std::future::{Future, poll_fn};
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use http_body::Body;
+use http_body::{Body, SizeHint};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::body::ResponseBody;
 use super::connection::{Connection, has_said_something};
 use super::informational::Caller;
-use super::request;
+use super::{logged, request};
 use crate::clock::{Alarm, Alarms};
 use crate::drain::Member;
 use crate::error::Fault;
@@ -28,8 +28,8 @@ use crate::h1::request::{RequestHead, Scanner, read};
 use crate::h1::send::{SendError, Sender};
 use crate::h1::wire::Wire;
 use crate::h1::{Framing, Limits};
-use crate::respond;
 use crate::upstream::body::Source;
+use crate::{respond, tunnel};
 
 /// What is left of a body that nobody wanted is read, up to so much, so that the connection can stay.
 const MAX_LEFTOVER: u64 = 64 << 10;
@@ -63,6 +63,10 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         let framing = head.framing;
         // Boxed, so that a connection between two requests is small; one after the other, so that neither is large.
         let Some(response) = Box::pin(handle(&connection, &wire, head, limits, &member)).await else { break End::Gone };
+        if let Some(upstream) = response.body().tunnel_end() {
+            Box::pin(tunnel(&connection, &wire, response, upstream, recipient, &member)).await;
+            break End::Gone;
+        }
         if let Some(end) = Box::pin(answer(&wire, response, framing, recipient, &member)).await {
             break end;
         }
@@ -226,6 +230,36 @@ async fn answer(
     Box::pin(settle(wire, framing, stays, member)).await
 }
 
+/// Says that the connection is a tunnel now, and carries what goes through it.
+async fn tunnel(
+    connection: &Connection,
+    wire: &Wire,
+    mut response: Response<ResponseBody>,
+    upstream: Rc<Wire>,
+    mut recipient: Recipient,
+    member: &Member,
+) {
+    wire.answer();
+    recipient.switches = true;
+    let spelling = response.body_mut().take_spelling();
+    let mut bytes = Vec::with_capacity(USUAL_HEAD);
+    encode::response(&mut bytes, &response, &spelling, &SizeHint::with_exact(0), recipient);
+    if write_all(wire, &bytes).await.is_ok() {
+        let carried = tunnel::carry(wire, &upstream, member, &connection.worker.alarms).await;
+        response.into_body().carried(carried);
+    }
+}
+
+async fn write_all(wire: &Wire, mut rest: &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        match poll_fn(|cx| wire.poll_write(cx, &[IoSlice::new(rest)])).await? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => rest = &rest[written..],
+        }
+    }
+    Ok(())
+}
+
 /// What follows a response: the rest of the request's body is waited for, or the connection closes.
 async fn settle(wire: &Wire, framing: Framing, stays: bool, member: &Member) -> Option<End> {
     if !stays && poll_fn(|cx| wire.poll_shutdown(cx)).await.is_err() {
@@ -264,14 +298,10 @@ fn is_large(wire: &Wire) -> bool {
 async fn goodbye(connection: &Rc<Connection>, wire: &Wire, end: &End) {
     if let End::Refused(fault) = *end {
         tracing::debug!(peer = %connection.peer, reason = fault.code(), "request refused");
-        let id = request::log_refusal(connection, fault);
+        let id = logged::log_refusal(connection, fault);
         let bytes = respond::raw(fault, &id);
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            match poll_fn(|cx| wire.poll_write(cx, &[IoSlice::new(rest)])).await {
-                Ok(written) if written > 0 => rest = &rest[written..],
-                _ => return,
-            }
+        if write_all(wire, &bytes).await.is_err() {
+            return;
         }
     }
     let is_mid_message = matches!(end, End::Refused(_)) || !wire.is_done() || !wire.is_empty();

@@ -13,5 +13,6 @@ pub mod h2;
 pub mod h2_gate;
 pub mod hop;
 pub mod informational;
+pub mod logged;
 pub mod request;
 pub mod seen;

@@ -9,10 +9,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri, Version};
+use http::{Method, Response, StatusCode, Uri, Version};
 use weir_config::path::{normalise, normalise_host};
 use weir_config::schema::{ForwardingHeaders, UpstreamProtocol};
 use weir_config::snapshot::{Action, Backend, Rewrite, Rule, RuleId};
@@ -23,7 +23,7 @@ use super::connection::Connection;
 use super::correlation::{self, Correlation, REQUEST_ID};
 use super::informational::Caller;
 use super::seen::Seen;
-use super::{forwarding, hop};
+use super::{forwarding, hop, logged};
 use crate::balance::cluster::ClusterState;
 use crate::clock::{Alarm, Clocks};
 use crate::error::{BadRequest, Fault};
@@ -56,7 +56,7 @@ pub async fn handle(
     record.grpc = seen.grpc();
     let is_head = head.method == Method::HEAD;
     let correlation = correlate(connection, &mut head.headers, seen);
-    record.log = log_entry(connection, &current, &head, &correlation);
+    record.log = logged::log_entry(connection, &current, &head, &correlation);
 
     let response = match plan(connection, &current, &head, seen, &mut record) {
         Ok(Plan::Forward(forward)) => {
@@ -106,7 +106,7 @@ fn correlate(connection: &Connection, headers: &mut HeaderMap, seen: Seen) -> Co
     found
 }
 
-fn fresh_id(worker: &Worker) -> HeaderValue {
+pub(super) fn fresh_id(worker: &Worker) -> HeaderValue {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     correlation::fresh_id(u64::try_from(millis).unwrap_or(u64::MAX), worker.draw_wide())
 }
@@ -165,6 +165,9 @@ fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, re
             Ok(Plan::Redirect(rule, location))
         }
         Action::Forward(split) => {
+            if head.method == Method::CONNECT && !found.upgrades.connect {
+                return Err(Fault::ConnectRefused);
+            }
             let cluster = current.prepared.cluster(&connection.worker, split.backends[backend].cluster);
             if let Some(log) = &mut record.log {
                 log.cluster = cluster.config().name.clone();
@@ -208,7 +211,8 @@ fn name_rule(log: &mut LogEntry, current: &Current, rule: RuleId) {
 
 /// Refuses what is malformed whatever the route.
 fn check(current: &Current, head: &Parts, seen: Seen) -> Result<(), Fault> {
-    if head.method == Method::CONNECT {
+    // Over HTTP/2, CONNECT is a stream in a connection, which is not offered.
+    if head.method == Method::CONNECT && head.version == Version::HTTP_2 {
         return Err(Fault::ConnectRefused);
     }
     if head.version == Version::HTTP_2 {
@@ -265,7 +269,7 @@ fn differs(headers: &HeaderMap, authority: &Authority) -> bool {
 }
 
 /// The host that the caller asked for, with its port, as the caller wrote it. Empty for HTTP/1.0 without one.
-fn authority(head: &Parts) -> Result<&str, Fault> {
+pub(super) fn authority(head: &Parts) -> Result<&str, Fault> {
     if let Some(authority) = head.uri.authority() {
         return Ok(authority.as_str());
     }
@@ -279,6 +283,9 @@ fn authority(head: &Parts) -> Result<&str, Fault> {
 
 /// The normalised path.
 fn path(head: &Parts) -> Result<Cow<'_, str>, Fault> {
+    if head.method == Method::CONNECT {
+        return Ok(Cow::Borrowed("/"));
+    }
     normalise(head.uri.path()).map_err(|_| Fault::BadRequest(BadRequest::EncodedNul))
 }
 
@@ -305,6 +312,20 @@ fn rewritten(rewrite: &Rewrite, path: &str, query: Option<&str>) -> Option<PathA
 }
 
 impl Forward {
+    /// Answers CONNECT: with a tunnel to an endpoint of the cluster.
+    async fn open_tunnel(self, connection: &Connection, mut record: Record) -> Response<ResponseBody> {
+        let mut report = Report::default();
+        let opened = attempts::open(&self.cluster, &connection.worker, &mut report).await;
+        record.tried(report.attempts, report.denied, report.upstream);
+        match opened {
+            Ok(lease) => {
+                record.head(StatusCode::OK);
+                Response::new(ResponseBody::tunnel(Spelling::default(), record, lease))
+            }
+            Err(fault) => respond::fault(fault, record),
+        }
+    }
+
     /// Sends the request upstream and turns the answer into a response.
     async fn run(
         self,
@@ -319,7 +340,13 @@ impl Forward {
         let backend = &split.backends[self.backend];
         let cluster = self.cluster.config();
         self.cluster.begin(record.start_at());
+        if head.method == Method::CONNECT {
+            return self.open_tunnel(connection, record).await;
+        }
+        let upgrade = upgrade(rule, &head, self.seen);
         let http2 = match cluster.protocol {
+            // HTTP/2 has no upgrade; a connection of its own is what the caller gets.
+            _ if upgrade.is_some() => false,
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::Auto => head.version == Version::HTTP_2,
@@ -328,6 +355,10 @@ impl Forward {
         let (body, held) = body(connection, source, &head, self.seen, &caller);
         let mut clocks = clocks(connection, rule, &head.headers, self.seen, &record);
         prepare_head(connection, current, &self, &mut head);
+        let upgrades = upgrade.is_some();
+        if let Some(protocol) = upgrade {
+            head.headers.insert(UPGRADE, protocol);
+        }
         let endpoint = match self.cluster.pick(connection.worker.draw()) {
             Ok(endpoint) => endpoint,
             Err(fault) => return respond::fault(fault, record),
@@ -337,7 +368,18 @@ impl Forward {
         }
         let waiting = Waiting { caller: &caller, tell_continue: from_h2 && held.is_some(), hold: held };
         let grpc = record.grpc;
-        let mut job = Job { rule, cluster: &self.cluster, first: endpoint, head, body: &body, spelling, http2, grpc, waiting };
+        let mut job = Job {
+            rule,
+            cluster: &self.cluster,
+            first: endpoint,
+            head,
+            body: &body,
+            spelling,
+            http2,
+            grpc,
+            upgrade: upgrades,
+            waiting,
+        };
         let mut report = Report::default();
         let ended = attempts::run(&connection.worker, &mut job, &mut clocks, &mut report).await;
         record.tried(report.attempts, report.denied, report.upstream);
@@ -352,6 +394,16 @@ impl Forward {
             }
         }
     }
+}
+
+/// The protocol that the caller asks to switch to, if the rule allows it.
+fn upgrade(rule: &Rule, head: &Parts, seen: Seen) -> Option<HeaderValue> {
+    if !seen.hop_beside_connection() || head.version != Version::HTTP_11 {
+        return None;
+    }
+    let asked = head.headers.get(UPGRADE).filter(|asked| rule.upgrades.allow(asked.as_bytes()))?;
+    let named = |field: &HeaderValue| crate::h1::request::names(field.as_bytes(), b"upgrade");
+    head.headers.get_all(CONNECTION).iter().any(named).then(|| asked.clone())
 }
 
 /// The clocks of a request: the rule's, and the caller's own deadline.
@@ -466,6 +518,7 @@ fn incoming(
     mut record: Record,
 ) -> Response<ResponseBody> {
     let (mut head, source) = answer.response.into_parts();
+    let switched = head.headers.get(UPGRADE).filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS).cloned();
     record.head(head.status);
     if record.grpc {
         record.grpc_status = grpc_status(&head.headers);
@@ -491,52 +544,10 @@ fn incoming(
     {
         log.response_headers = Some(head.headers.clone());
     }
+    if let Some(protocol) = switched {
+        head.headers.insert(UPGRADE, protocol);
+        return Response::from_parts(head, ResponseBody::tunnel(answer.spelling, record, answer.lease));
+    }
     let body = ResponseBody::upstream(source, answer.spelling, record, body, answer.lease);
     Response::from_parts(head, body.timed(clocks))
-}
-
-fn log_entry(connection: &Connection, current: &Current, head: &Parts, correlation: &Correlation) -> Option<Box<LogEntry>> {
-    let handle = current.prepared.log.clone()?;
-    let target = head.uri.path_and_query().map_or("*", PathAndQuery::as_str);
-    let wants_headers = handle.wants_request_headers;
-    Some(Box::new(LogEntry {
-        began: SystemTime::now(),
-        listener: connection.listener.name.clone(),
-        generation: current.prepared.generation(),
-        method: head.method.clone(),
-        path: target.to_owned(),
-        authority: authority(head).unwrap_or_default().to_owned(),
-        version: head.version,
-        peer: connection.peer,
-        local: connection.local,
-        request_headers: wants_headers.then(|| head.headers.clone()),
-        response_headers: None,
-        user_agent: head.headers.get(USER_AGENT).cloned(),
-        request_id: correlation.request_id.clone(),
-        trace_id: correlation::trace_id(&head.headers),
-        route: Box::default(),
-        rule: Box::default(),
-        cluster: Box::default(),
-        upstream: None::<SocketAddr>,
-        handle,
-    }))
-}
-
-/// Logs and counts a request that was refused before it became one, and gives the id it is logged under.
-pub fn log_refusal(connection: &Rc<Connection>, fault: Fault) -> HeaderValue {
-    let current = connection.listener.current(&connection.worker);
-    let mut record = Record::start(Instant::now());
-    record.belongs_to(&current.prepared.unmatched(&connection.worker));
-    record.fault = Some(fault);
-    record.head(fault.status());
-    let (mut head, ()) = Request::new(()).into_parts();
-    head.uri = Uri::from_static("/-");
-    let correlation = Correlation { request_id: fresh_id(&connection.worker), replaced: false, malformed: 0 };
-    record.log = log_entry(connection, &current, &head, &correlation);
-    if let Some(log) = &mut record.log {
-        "-".clone_into(&mut log.path);
-        log.method = Method::from_bytes(b"-").unwrap_or(Method::GET);
-    }
-    record.complete();
-    correlation.request_id
 }

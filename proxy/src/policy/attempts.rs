@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use tokio::time::Instant;
+use weir_config::policy::MAX_MOVES;
 use weir_config::policy::{Circumstances, Denied, Outcome, RetryRule, Verdict, judge};
 use weir_config::snapshot::Rule;
 
@@ -24,7 +25,7 @@ use crate::h1::spelling::Spelling;
 use crate::state::Worker;
 use crate::upstream::body::RequestBody;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::{self, Answer, Failure, Outgoing, Progress, Waiting};
+use crate::upstream::{self, Answer, Failure, Lease, Outgoing, Progress, Waiting};
 
 /// Tells the upstream which attempt this is, from the second on.
 static ATTEMPT: HeaderName = HeaderName::from_static("x-weir-attempt");
@@ -50,6 +51,8 @@ pub struct Job<'j> {
     pub http2: bool,
     /// Whether it is gRPC.
     pub grpc: bool,
+    /// Whether it asks for another protocol.
+    pub upgrade: bool,
     /// Who waits for informational responses.
     pub waiting: Waiting<'j>,
 }
@@ -94,6 +97,7 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
             spelling: job.spelling,
             http2: job.http2,
             reuse: !tries.needs_fresh,
+            upgrade: job.upgrade,
         };
         let ended = {
             let mut exchange = pin!(upstream::exchange(&endpoint, &config, request, &job.waiting));
@@ -152,6 +156,30 @@ fn is_answer(rule: Option<&RetryRule>, ended: &Result<Answer, Failure>) -> bool 
         (Ok(_), None) => true,
         (Ok(answer), Some(rule)) => !rule.minds(answer.response.status(), answer.response.headers()),
         (Err(_), _) => false,
+    }
+}
+
+/// Opens a connection for a tunnel; a failed connect moves on.
+///
+/// # Errors
+/// Why there is none.
+pub async fn open(cluster: &Rc<ClusterState>, worker: &Worker, report: &mut Report) -> Result<Lease, Fault> {
+    let config = cluster.config();
+    let mut tried = Vec::new();
+    loop {
+        let endpoint = cluster.pick_beside(worker.draw(), &tried)?;
+        report.attempts += 1;
+        report.upstream = Some(endpoint.address);
+        match upstream::open(&endpoint, &config).await {
+            Ok(lease) => return Ok(lease),
+            Err(fault) => {
+                tried.push(endpoint.address);
+                if !cluster.has_beside(&tried) || report.attempts > MAX_MOVES {
+                    return Err(fault);
+                }
+                cluster.count(Verdict::Move);
+            }
+        }
     }
 }
 

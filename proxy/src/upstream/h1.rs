@@ -107,6 +107,16 @@ impl Drop for Upload {
 }
 
 impl Exchange {
+    /// A connection that carries opaque bytes.
+    pub(super) fn tunnel(connection: Connection) -> Self {
+        Self { connection, keep_alive: false, upload: None }
+    }
+
+    /// The socket.
+    pub(super) fn wire(&self) -> Rc<Wire> {
+        Rc::clone(&self.connection.wire)
+    }
+
     /// The response is complete: the connection may serve the next exchange, unless the request is still being sent.
     pub(super) fn finished(self, endpoint: &Endpoint) {
         if self.keep_alive && self.upload.is_none_or(|upload| upload.complete.get()) {
@@ -129,11 +139,11 @@ pub(super) async fn exchange(
     request: Outgoing<'_>,
     waiting: &Waiting<'_>,
 ) -> Result<Answer, Failure> {
-    let Outgoing { head, body, spelling, reuse, http2: _ } = request;
+    let Outgoing { head, body, spelling, reuse, upgrade, http2: _ } = request;
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
-    let coding = encode::request(&mut bytes, head, spelling, &body.size_hint());
+    let coding = encode::request(&mut bytes, head, spelling, &body.size_hint(), upgrade);
     let sender = Sender::new(bytes, body, coding);
-    let mut conversation = Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false };
+    let mut conversation = Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false, upgrade };
     loop {
         let idle = if reuse { endpoint.h1.take() } else { None };
         conversation.reused = idle.is_some();
@@ -160,6 +170,8 @@ struct Conversation {
     /// When writing began, on a reused connection.
     sent_at: Option<Instant>,
     reused: bool,
+    /// Another protocol was asked for.
+    upgrade: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -184,7 +196,8 @@ impl Conversation {
         loop {
             match wire.with_unread(|unread| response::next(unread, method)) {
                 Ok(Some(head)) if head.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    return Poll::Ready(Err(Progress::Final.of(Fault::UpstreamProtocol)));
+                    let asked = if self.upgrade { Ok(head) } else { Err(Progress::Final.of(Fault::UpstreamProtocol)) };
+                    return Poll::Ready(asked);
                 }
                 Ok(Some(head)) if head.response.status().is_informational() => {
                     waiting.arrived(head.response.status(), head.response.headers());
@@ -234,7 +247,8 @@ impl Conversation {
             spelling: head.spelling,
             exchange: Exchange {
                 connection,
-                keep_alive: head.keep_alive && !matches!(self.sending, Sending::Refused(_)),
+                // What a caller sends after an upgrade that was refused could be taken for part of it.
+                keep_alive: head.keep_alive && !self.upgrade && !matches!(self.sending, Sending::Refused(_)),
                 upload,
             },
         }
@@ -256,7 +270,7 @@ fn upload(mut sender: Sender<Attempt>, wire: Rc<Wire>) -> Upload {
     Upload { task, complete }
 }
 
-async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Connection, Fault> {
+pub(super) async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Connection, Fault> {
     let opened = super::connect(endpoint.address, cluster.connect_timeout).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
     endpoint.shard.opened[0].add(1);

@@ -23,6 +23,7 @@ use weir_config::snapshot::Cluster;
 
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
+use crate::h1::wire::Wire;
 use body::{Attempt, Source};
 use endpoint::Endpoint;
 use informational::{HoldGate, Inform};
@@ -40,6 +41,14 @@ enum Connection {
 }
 
 impl Lease {
+    /// The socket, if the connection is HTTP/1's.
+    pub fn wire(&self) -> Option<Rc<Wire>> {
+        match &self.connection {
+            Connection::H1(exchange) => Some(exchange.wire()),
+            Connection::H2(_) => None,
+        }
+    }
+
     /// The response is complete: the connection may serve the next exchange, unless the request is still being sent.
     pub fn finished(self) {
         match self.connection {
@@ -112,6 +121,8 @@ pub struct Outgoing<'r> {
     pub http2: bool,
     /// Whether an idle connection will do.
     pub reuse: bool,
+    /// Whether it asks for another protocol; HTTP/1 only.
+    pub upgrade: bool,
 }
 
 /// Why there is no response.
@@ -196,6 +207,16 @@ async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Faul
         }
         Err(_) => Err(Fault::ConnectTimeout),
     }
+}
+
+/// Opens a connection for a tunnel.
+///
+/// # Errors
+/// Why there is none.
+pub async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Lease, Fault> {
+    let load = Load::new(endpoint);
+    let exchange = h1::Exchange::tunnel(h1::open(endpoint, cluster).await?);
+    Ok(Lease { load, connection: Connection::H1(exchange) })
 }
 
 /// Counts a failed connect.
