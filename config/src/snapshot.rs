@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub clusters: Vec<Cluster>,
     /// The access log, if there is one.
     pub access_log: Option<AccessLog>,
+    /// How long weir accepts after it was told to leave.
+    pub drain_min: Duration,
     /// How long what is in flight may take when a listener or weir itself leaves.
     pub drain_deadline: Duration,
 }
@@ -183,6 +185,13 @@ pub struct Listener {
     pub hosts: HostTable,
     /// The rule for what no route speaks for: the app's, on an inbound listener.
     pub app_rule: Option<RuleId>,
+}
+
+impl Listener {
+    /// Whether it takes what calls the app.
+    pub fn is_inbound(&self) -> bool {
+        self.direction == Direction::Inbound
+    }
 }
 
 /// Limits of a listener; see [`crate::schema::Limits`] and [`crate::schema::Http2`].

@@ -3,6 +3,7 @@
 //! Order on a change of configuration: compile, resolve the names it brings, bind the listeners it brings, and only then
 //! publish. Whatever fails before that last step leaves the running configuration as it is.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use weir_config::snapshot::Snapshot;
 use weir_control::file::FileSource;
@@ -20,6 +20,7 @@ use weir_control::{Applier, Outcome};
 
 use crate::admin;
 use crate::balance::discovery::{Discovery, Follower};
+use crate::lifecycle::{self, Ask, Drain, Signals};
 use crate::listen::sockets::{self, Sockets};
 use crate::observe::access_log::LogWriter;
 use crate::observe::metrics::Metrics;
@@ -39,7 +40,7 @@ pub struct App {
     follower: Follower,
     sockets: Sockets,
     workers: Vec<JoinHandle<std::io::Result<()>>>,
-    reload: mpsc::Receiver<()>,
+    asked: mpsc::Receiver<Ask>,
     file: Option<PathBuf>,
 }
 
@@ -70,15 +71,16 @@ impl App {
             budgets: std::sync::Mutex::default(),
             workers: workers.count,
             ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             started: SystemTime::now(),
         });
-        let (ask_reload, reload) = mpsc::channel(1);
+        let (ask, asked) = mpsc::channel(8);
         let sockets = Sockets::new(workers.count);
-        let mut app = Self { shared, applier, follower, sockets, workers: Vec::new(), reload, file };
+        let mut app = Self { shared, applier, follower, sockets, workers: Vec::new(), asked, file };
         app.open_access_log(snapshot).context("the access log cannot be opened")?;
         app.follower.prepare(snapshot, WARM_UP).await;
         let change = app.sockets.prepare(snapshot).await?;
-        admin::start(&app.shared, &snapshot.bootstrap, level, ask_reload).await?;
+        admin::start(&app.shared, &snapshot.bootstrap, level, ask).await?;
         for (id, mailbox) in receivers.into_iter().enumerate() {
             let shared = Arc::clone(&app.shared);
             let thread = std::thread::Builder::new().name(format!("weir-worker-{id}"));
@@ -102,25 +104,44 @@ impl App {
         &self.shared
     }
 
-    /// Serves until SIGTERM or SIGINT, then lets what is in flight finish. A second signal ends at once.
+    /// Serves until it is told to leave, or until `command`, which is started now, has ended; then leaves in order. Gives the
+    /// exit code.
     ///
     /// # Errors
-    /// Why signals cannot be received.
-    pub async fn serve(mut self) -> anyhow::Result<()> {
+    /// Why signals cannot be received, or the command not be started.
+    pub async fn serve(mut self, command: &[OsString]) -> anyhow::Result<u8> {
         let mut signals = Signals::new()?;
+        let mut child = match command {
+            [] => None,
+            [program, ..] => Some(lifecycle::App::start(command).with_context(|| format!("cannot start {}", program.display()))?),
+        };
         let source = self.shared.store.load().source.clone();
         let mut file = self.file.as_deref().map(|file| FileSource::new(file, &source));
         drop(source);
-        loop {
+        let mut drain = None;
+        let (patient, exit) = loop {
             let event = tokio::select! {
-                signal = signals.next() => Event::Signal(signal),
+                asked = signals.next() => Event::Asked(asked),
                 text = changed(&mut file) => Event::Text(text),
-                Some(()) = self.reload.recv() => Event::Reload,
+                Some(asked) = self.asked.recv() => Event::Asked(asked),
+                code = ended(&mut child) => Event::Ended(code),
             };
             let text = match event {
-                Event::Signal(Asked::Stop) => break,
+                Event::Asked(Ask::Terminate) => break (true, 0),
+                Event::Asked(Ask::Leave) => break (false, 0),
+                Event::Ended(code) => {
+                    tracing::info!(code, "the app has ended");
+                    child = None;
+                    break (false, code);
+                }
+                Event::Asked(Ask::Drain) => {
+                    if drain.is_none() {
+                        drain = Some(Drain::begin(&self.shared).await);
+                    }
+                    continue;
+                }
                 Event::Text(text) => text,
-                Event::Signal(Asked::Reload) | Event::Reload => {
+                Event::Asked(Ask::Reload) => {
                     if let Some(log) = &*self.shared.access_log.load() {
                         log.reopen();
                     }
@@ -134,16 +155,23 @@ impl App {
                 // Names that do not resolve must not keep weir from leaving.
                 Ok(text) => tokio::select! {
                     () = self.apply(text) => {}
-                    () = signals.stop() => break,
+                    asked = signals.stop() => break (asked == Ask::Terminate, 0),
                 },
                 Err(error) => {
                     self.applier.unreadable(&error.to_string());
                     tracing::error!(%error, "the configuration cannot be read; what served before still serves");
                 }
             }
+        };
+        let drain = match drain {
+            Some(drain) => drain,
+            None => Drain::begin(&self.shared).await,
+        };
+        let exit = drain.finish(&self.shared, self.sockets, child, signals, patient, exit).await;
+        if let Some(log) = &*self.shared.access_log.load() {
+            log.flush(Duration::from_secs(2));
         }
-        self.shut_down(signals).await;
-        Ok(())
+        Ok(exit)
     }
 
     /// Takes a new text over, or says why not.
@@ -204,32 +232,12 @@ impl App {
         self.shared.access_log.store(writer.transpose()?);
         Ok(())
     }
+}
 
-    async fn shut_down(self, mut signals: Signals) {
-        self.shared.ready.store(false, Ordering::Release);
-        // While a copy is open here, the kernel would go on accepting for workers that do not.
-        drop(self.sockets);
-        let deadline = self.shared.store.load().snapshot.drain_deadline;
-        let open: usize = self.shared.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
-        tracing::info!(open, ?deadline, "finishing what is in flight; once more ends at once");
-        for mailbox in &self.shared.mailboxes {
-            let _ = mailbox.send(Message::Drain(deadline)).await;
-        }
-        let workers = self.workers;
-        let joined = tokio::task::spawn_blocking(move || {
-            for worker in workers {
-                if let Ok(Err(error)) = worker.join() {
-                    tracing::error!(%error, "a worker failed");
-                }
-            }
-        });
-        tokio::select! {
-            _ = joined => tracing::info!("done"),
-            () = signals.stop() => tracing::warn!("ended at once"),
-        }
-        if let Some(log) = &*self.shared.access_log.load() {
-            log.flush(Duration::from_secs(2));
-        }
+async fn ended(child: &mut Option<lifecycle::App>) -> u8 {
+    match child {
+        Some(child) => child.ended().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -253,54 +261,10 @@ fn report(source: &str, outcome: &Outcome) {
     }
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    /// A SIGHUP that arrived while only a stop was waited for.
-    held: bool,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            held: false,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        if std::mem::take(&mut self.held) {
-            return Asked::Reload;
-        }
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
-        }
-    }
-
-    async fn stop(&mut self) {
-        let mut held = false;
-        while self.next().await == Asked::Reload {
-            held = true;
-        }
-        self.held = held;
-    }
-}
-
-/// What a signal asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Asked {
-    Stop,
-    Reload,
-}
-
 /// What the control thread waits for.
 enum Event {
-    Signal(Asked),
+    Asked(Ask),
     Text(std::io::Result<String>),
-    Reload,
+    /// The app has ended, with this code.
+    Ended(u8),
 }

@@ -24,6 +24,8 @@ pub struct Group {
 #[derive(Default)]
 struct State {
     draining: Cell<bool>,
+    /// Joined after goodbye was said: it came for one answer, and may have it.
+    newcomer: Cell<bool>,
     aborted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -40,7 +42,9 @@ impl Group {
     pub fn join(self: &Rc<Self>) -> Member {
         let number = self.next.get();
         self.next.set(number + 1);
-        let state = Rc::new(State { draining: Cell::new(self.draining.get()), ..State::default() });
+        let draining = self.draining.get();
+        let state = State { draining: Cell::new(draining), newcomer: Cell::new(draining), ..State::default() };
+        let state = Rc::new(state);
         self.members.borrow_mut().insert(number, Rc::clone(&state));
         Member { state, group: Rc::clone(self), number }
     }
@@ -55,11 +59,20 @@ impl Group {
         self.members.borrow().is_empty()
     }
 
+    /// Has every member, and every one that joins later, finish what is in flight and leave.
+    pub fn say_goodbye(&self) {
+        self.draining.set(true);
+        self.tell(|state| state.draining.set(true));
+    }
+
     /// Has every member finish what is in flight and leave; aborts those that have not left by the deadline. Gives the
     /// number of those.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.draining.set(true);
-        self.tell(|state| state.draining.set(true));
+        self.tell(|state| {
+            state.draining.set(true);
+            state.newcomer.set(false);
+        });
         let empty = async {
             loop {
                 let left = self.left.notified();
@@ -99,6 +112,12 @@ impl Member {
     /// Whether to finish and leave.
     pub fn is_draining(&self) -> bool {
         self.state.draining.get()
+    }
+
+    /// Whether to leave now that nothing is in flight. Who came after goodbye was said may ask once: `served` says whether
+    /// it has.
+    pub fn may_leave(&self, served: bool) -> bool {
+        self.state.draining.get() && (served || !self.state.newcomer.get())
     }
 
     /// Whether to leave now.

@@ -15,6 +15,7 @@ pub mod drain;
 pub mod error;
 pub mod h1;
 pub mod http;
+pub mod lifecycle;
 pub mod listen;
 pub mod observe;
 pub mod policy;

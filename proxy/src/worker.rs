@@ -40,8 +40,16 @@ async fn serve(id: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Messa
             Some(Message::Connection(name, stream)) => take(&worker, &name, stream),
             // Nobody may be waiting for it any more.
             Some(Message::Report(done)) => drop(done.send(())),
-            Some(Message::Drain(deadline)) => {
-                drain(&worker, deadline, &mut mailbox).await;
+            Some(Message::Goodbye) => worker.say_goodbye(),
+            Some(Message::Finish { listeners, limit, done }) => {
+                let states: Vec<_> = listeners.iter().filter_map(|name| worker.remove_listener(name)).collect();
+                tokio::task::spawn_local(async move {
+                    let _ = done.send(drain_all(&states, limit).await);
+                });
+            }
+            Some(Message::Drain(limit, done)) => {
+                let cut = drain(&worker, limit, &mut mailbox).await;
+                let _ = done.send(cut);
                 return;
             }
             None => return,
@@ -54,7 +62,9 @@ fn adopt(worker: &Rc<Worker>, add: &[Box<str>], remove: &[Box<str>]) {
     worker.refresh();
     let deadline = worker.drain_deadline();
     for state in remove.iter().filter_map(|name| worker.remove_listener(name)) {
-        tokio::task::spawn_local(async move { state.drain(deadline).await });
+        tokio::task::spawn_local(async move {
+            state.drain(deadline).await;
+        });
     }
     for name in add {
         worker.add_listener(name);
@@ -81,7 +91,7 @@ fn take(worker: &Rc<Worker>, name: &str, stream: std::net::TcpStream) {
 }
 
 /// Stops accepting everywhere and waits for what is in flight, hand-overs under way included.
-async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Receiver<Message>) {
+async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Receiver<Message>) -> usize {
     // Those that were removed earlier first: their connections have the same right to finish.
     let mut states = worker.draining();
     states.extend(worker.listener_names().iter().filter_map(|name| worker.remove_listener(name)));
@@ -96,12 +106,12 @@ async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Rece
         served(message);
     }
     let mut all = pin!(drain_all(&states, deadline));
-    loop {
+    let mut cut = loop {
         tokio::select! {
-            () = &mut all => break,
+            cut = &mut all => break cut,
             Some(message) = mailbox.recv() => served(message),
         }
-    }
+    };
     mailbox.close();
     let mut late = false;
     while let Ok(message) = mailbox.try_recv() {
@@ -109,20 +119,24 @@ async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Rece
         served(message);
     }
     if late {
-        drain_all(&states, deadline).await;
+        cut += drain_all(&states, deadline).await;
     }
     // Aborted connections need a turn to see it and say so in the log.
     tokio::task::yield_now().await;
     worker.close_log();
+    cut
 }
 
-async fn drain_all(states: &[Rc<ListenerState>], deadline: Duration) {
+/// Gives how many connections were cut.
+async fn drain_all(states: &[Rc<ListenerState>], deadline: Duration) -> usize {
     let start = |state: &Rc<ListenerState>| {
         let state = Rc::clone(state);
         tokio::task::spawn_local(async move { state.drain(deadline).await })
     };
     let tasks: Vec<_> = states.iter().map(start).collect();
+    let mut cut = 0;
     for task in tasks {
-        let _ = task.await;
+        cut += task.await.unwrap_or(0);
     }
+    cut
 }

@@ -5,6 +5,7 @@ mod balance;
 mod cli;
 mod dns;
 mod file;
+mod lifecycle;
 mod listeners;
 mod shutdown;
 mod split;
@@ -29,6 +30,7 @@ pub fn trials() -> Vec<Trial> {
         admin::trials(),
         cli::trials(),
         shutdown::trials(),
+        lifecycle::trials(),
     ]
     .into_iter()
     .flatten()

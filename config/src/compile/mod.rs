@@ -28,6 +28,9 @@ pub fn compile(config: &Config, found: &mut Diagnostics) -> Option<Snapshot> {
     if found.has_errors() {
         return None;
     }
+    if config.shutdown.min.0 >= config.shutdown.deadline.0 {
+        found.error(&Path::ROOT.key("shutdown").key("min"), "`min` must be shorter than `deadline`, which is for all of it");
+    }
     Some(Snapshot {
         bootstrap,
         listeners: listeners.into_iter().map(|l| l.listener).collect(),
@@ -35,6 +38,7 @@ pub fn compile(config: &Config, found: &mut Diagnostics) -> Option<Snapshot> {
         rules,
         clusters,
         access_log,
+        drain_min: config.shutdown.min.0,
         drain_deadline: config.shutdown.deadline.0,
     })
 }

@@ -161,17 +161,25 @@ impl Default for Dns {
     }
 }
 
-/// How weir leaves.
+/// How weir leaves. After SIGTERM it says goodbye to whoever calls the app (`Connection: close`, GOAWAY) and still accepts
+/// for `min`, because others take a while to notice that the app is leaving; what the app itself calls stays open meanwhile.
+/// Then what is in flight finishes, until `deadline`. SIGINT does without `min`; a second signal ends everything at once.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Shutdown {
-    /// How long requests in flight may take to finish after SIGTERM, or after their listener was removed, before
-    /// their connections are closed. Default `25s`.
+    /// How long weir accepts connections after SIGTERM, or after `POST /drain`. Default `5s`.
+    #[serde(default = "Shutdown::default_min")]
+    pub min: Span,
+    /// How long all of it may take, from the signal on, or from when a listener was removed; connections that are left
+    /// then are closed. Keep it below the grace period of the platform (Kubernetes and ECS: 30 s). Default `25s`.
     #[serde(default = "Shutdown::default_deadline")]
     pub deadline: Span,
 }
 
 impl Shutdown {
+    fn default_min() -> Span {
+        Span(std::time::Duration::from_secs(5))
+    }
     fn default_deadline() -> Span {
         Span(std::time::Duration::from_secs(25))
     }
@@ -179,7 +187,7 @@ impl Shutdown {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { deadline: Self::default_deadline() }
+        Self { min: Self::default_min(), deadline: Self::default_deadline() }
     }
 }
 

@@ -25,6 +25,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder};
 use weir_config::snapshot::{AdminAddress, Bootstrap};
 
+use crate::lifecycle::Ask;
 use crate::state::Shared;
 use pages::{Door, Pages};
 
@@ -53,8 +54,8 @@ const HEADER_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// What cannot be bound.
-pub async fn start(shared: &Arc<Shared>, bootstrap: &Bootstrap, level: LogLevel, reload: mpsc::Sender<()>) -> anyhow::Result<()> {
-    let pages = |door| Pages { shared: Arc::clone(shared), level: level.clone(), reload: reload.clone(), door };
+pub async fn start(shared: &Arc<Shared>, bootstrap: &Bootstrap, level: LogLevel, ask: mpsc::Sender<Ask>) -> anyhow::Result<()> {
+    let pages = |door| Pages { shared: Arc::clone(shared), level: level.clone(), ask: ask.clone(), door };
     match &bootstrap.admin {
         None => {}
         Some(AdminAddress::Tcp(address)) => {

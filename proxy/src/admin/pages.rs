@@ -14,6 +14,7 @@ use weir_config::path::strip_port;
 use weir_config::snapshot::{Action, Snapshot, Target};
 
 use super::LogLevel;
+use crate::lifecycle::Ask;
 use crate::observe::expose;
 use crate::state::Shared;
 
@@ -33,7 +34,7 @@ pub(super) enum Door {
 pub(super) struct Pages {
     pub(super) shared: Arc<Shared>,
     pub(super) level: LogLevel,
-    pub(super) reload: mpsc::Sender<()>,
+    pub(super) ask: mpsc::Sender<Ask>,
     pub(super) door: Door,
 }
 
@@ -45,7 +46,9 @@ const HELP: &str = "weir admin\n\n\
     GET  /clusters   clusters, endpoints and names\n\
     GET  /log        the level of weir's own log\n\
     POST /log?level=debug      change it\n\
-    POST /reload               read the configuration file now\n";
+    POST /reload               read the configuration file now\n\
+    POST /drain                say goodbye to callers and accept on, for preStop hooks\n\
+    POST /shutdown             finish what is in flight and leave\n";
 
 type Page = Response<Full<Bytes>>;
 
@@ -64,11 +67,15 @@ impl Pages {
             ("/clusters", &Method::GET) if admin => self.clusters(),
             ("/log", &Method::GET) if admin => text(StatusCode::OK, &format!("{}\n", (self.level.get)())),
             ("/log", &Method::POST) if admin => self.set_level(request.uri().query().unwrap_or("")),
-            ("/reload", &Method::POST) if admin => self.ask_reload(),
+            ("/reload", &Method::POST) if admin => {
+                self.ask(Ask::Reload, "reading the configuration file; see /config for what became of it\n")
+            }
+            ("/drain", &Method::POST) if admin => self.ask(Ask::Drain, "draining; SIGTERM or POST /shutdown ends it\n"),
+            ("/shutdown", &Method::POST) if admin => self.ask(Ask::Leave, "leaving as soon as nothing is in flight\n"),
             ("/ready" | "/live" | "/metrics", _) => not_allowed("GET"),
             ("/" | "/help" | "/config" | "/clusters", _) if admin => not_allowed("GET"),
             ("/log", _) if admin => not_allowed("GET, POST"),
-            ("/reload", _) if admin => not_allowed("POST"),
+            ("/reload" | "/drain" | "/shutdown", _) if admin => not_allowed("POST"),
             _ => text(StatusCode::NOT_FOUND, "there is no such page; see /help on the admin server\n"),
         }
     }
@@ -80,6 +87,7 @@ impl Pages {
                 page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(expose::CONTENT_TYPE));
                 page
             }
+            "/ready" if self.shared.draining.load(Ordering::Acquire) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             "/ready" if !self.shared.ready.load(Ordering::Acquire) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             "/ready" => text(StatusCode::OK, "ready\n"),
             _ => text(StatusCode::OK, "live\n"),
@@ -146,10 +154,10 @@ impl Pages {
         }
     }
 
-    fn ask_reload(&self) -> Page {
-        // Full means that a reload is due already.
-        let _ = self.reload.try_send(());
-        text(StatusCode::ACCEPTED, "reading the configuration file; see /config for what became of it\n")
+    fn ask(&self, ask: Ask, said: &str) -> Page {
+        // Full means that enough was asked for already.
+        let _ = self.ask.try_send(ask);
+        text(StatusCode::ACCEPTED, said)
     }
 }
 

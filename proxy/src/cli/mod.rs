@@ -3,6 +3,7 @@
 mod check;
 mod errors;
 mod logging;
+mod probe;
 mod reference;
 mod run;
 
@@ -45,6 +46,24 @@ enum Command {
         /// Write weir's own log as JSON.
         #[arg(long)]
         json: bool,
+        /// The app: started when weir is ready, told to leave after callers were, and its exit code is weir's.
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Wait until a weir on this machine is ready; for start-up hooks, in images without a shell.
+    Wait {
+        /// The admin or probes server.
+        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        address: String,
+        /// Give up after so many seconds.
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+    },
+    /// Tell whether a weir on this machine is ready; for health checks, in images without a shell.
+    Health {
+        /// The admin or probes server.
+        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        address: String,
     },
     /// Check a configuration file and report every mistake in it.
     Check {
@@ -80,7 +99,9 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo { port, rate, json } => crate::demo::main(port, rate, json),
-        Command::Run { config, log, json } => run::main(&config, &log, json),
+        Command::Run { config, log, json, command } => run::main(&config, &log, json, &command),
+        Command::Wait { address, timeout } => probe::wait(&address, std::time::Duration::from_secs(timeout)),
+        Command::Health { address } => probe::health(&address),
         Command::Check { file, json } => check::main(&file, json),
         Command::Schema { markdown: false } => print(&format!("{:#}\n", weir_config::schema::json_schema())),
         Command::Schema { markdown: true } => print(&reference::markdown()),

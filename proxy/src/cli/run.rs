@@ -1,5 +1,6 @@
 //! `weir run`: serve a file.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,7 +9,8 @@ use weir_control::Applier;
 use super::{check, fail};
 use crate::app::App;
 
-pub(super) fn main(file: &Path, filter: &str, json: bool) -> ExitCode {
+pub(super) fn main(file: &Path, filter: &str, json: bool, command: &[OsString]) -> ExitCode {
+    raise_descriptors();
     let level = match super::start_logging(filter, json) {
         Ok(level) => level,
         Err(why) => return fail(&format!("`{filter}` is not a log level: {why}")),
@@ -29,11 +31,21 @@ pub(super) fn main(file: &Path, filter: &str, json: bool) -> ExitCode {
         Err(error) => return fail(&format!("the control thread cannot start: {error}")),
     };
     let watched = (file != Path::new("-")).then(|| file.to_owned());
-    let served = runtime.block_on(async { App::start(applier, watched, level).await?.serve().await });
+    let served = runtime.block_on(async { App::start(applier, watched, level).await?.serve(command).await });
     // A second signal leaves workers behind; nothing may wait for them.
     runtime.shutdown_background();
     match served {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+/// A proxy holds two descriptors for each connection, and the soft limit is usually for programs that do not.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
     }
 }

@@ -43,7 +43,7 @@ pub fn main(port: u16, rate: u32, json: bool) -> ExitCode {
             tokio::spawn(backend::load(address, rate));
         }
         let screen = tokio::spawn(view::run(Arc::clone(app.shared()), backends, json));
-        let served = app.serve().await;
+        let served = app.serve(&[]).await.map(drop);
         screen.abort();
         let _ = screen.await;
         served

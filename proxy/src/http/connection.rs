@@ -72,7 +72,7 @@ async fn detect(stream: &mut TcpStream, member: &Member, patience: &mut Patience
             let mut scratch = [MaybeUninit::uninit(); 8192];
             let mut buf = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
-                Poll::Pending if member.is_draining() && seen.is_empty() && !has_said_something(stream) => {
+                Poll::Pending if member.may_leave(false) && seen.is_empty() && !has_said_something(stream) => {
                     return Poll::Ready(None);
                 }
                 // A caller that sends part of a preface would get no answer that it understands.

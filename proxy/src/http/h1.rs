@@ -104,18 +104,21 @@ pub(super) struct Patience {
     head: Option<Duration>,
     idle_since: Option<Instant>,
     head_since: Option<Instant>,
+    /// Whether a request has come.
+    served: bool,
 }
 
 impl Patience {
     pub(super) fn new(alarms: &Rc<Alarms>, limits: &weir_config::snapshot::Limits) -> Self {
         let alarm = Alarm::of(alarms);
-        Self { alarm, idle: limits.idle, head: limits.header_read, idle_since: None, head_since: None }
+        Self { alarm, idle: limits.idle, head: limits.header_read, idle_since: None, head_since: None, served: false }
     }
 
     /// A request is there; the next one has its own time.
     pub(super) fn restart(&mut self) {
         self.idle_since = None;
         self.head_since = None;
+        self.served = true;
     }
 
     /// Ready when nothing more is waited for: `None` between two requests, a fault inside a head.
@@ -146,7 +149,7 @@ fn next(
         }
         match wire.poll_fill(cx) {
             // What the caller sent already is answered; silence ends the connection.
-            Poll::Pending if member.is_draining() && wire.is_empty() && !wire.with_stream(has_said_something) => {
+            Poll::Pending if member.may_leave(patience.served) && wire.is_empty() && !wire.with_stream(has_said_something) => {
                 return Poll::Ready(Ok(None));
             }
             Poll::Pending => return patience.poll(!wire.is_empty(), cx).map(|fault| fault.map_or(Ok(None), Err)),

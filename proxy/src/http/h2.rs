@@ -65,7 +65,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         }
         None => return,
     };
-    let mut told = false;
+    let (mut told, mut served) = (false, false);
     // Streams that are being answered; without any, the connection waits only so long.
     let active = Rc::new(());
     let mut patience = Patience::new(&connection.worker.alarms, &limits);
@@ -84,7 +84,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
                 patience.restart();
             }
             let bored = accepted.is_pending() && idle && patience.poll(false, cx).is_ready();
-            if accepted.is_pending() && (member.is_draining() || bored) && !std::mem::replace(&mut told, true) {
+            if accepted.is_pending() && (member.may_leave(served) || bored) && !std::mem::replace(&mut told, true) {
                 http.graceful_shutdown();
                 accepted = http.poll_accept(cx);
             }
@@ -102,6 +102,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         .await;
         match accepted {
             Some(Ok((request, respond))) => {
+                served = true;
                 tokio::task::spawn_local(one(Rc::clone(&connection), request, respond, Rc::clone(&active)));
             }
             Some(Err(error)) => {
@@ -121,7 +122,7 @@ async fn until_drained<F: Future>(future: F, member: &Member) -> Option<F::Outpu
         // After a poll: what the caller sent already may be waiting to be read.
         match future.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending if member.is_draining() => Poll::Ready(None),
+            Poll::Pending if member.may_leave(false) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
     })

@@ -63,6 +63,11 @@ impl Sockets {
         Self { bound: Vec::new(), left: Vec::new(), workers }
     }
 
+    /// Gives the sockets of these listeners up.
+    pub fn close(&mut self, names: &[Box<str>]) {
+        self.bound.retain(|bound| !names.contains(&bound.name));
+    }
+
     /// Where a listener is bound in fact.
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
         self.bound.iter().find(|bound| *bound.name == *name).map(|bound| bound.address)

@@ -119,8 +119,8 @@ impl ListenerState {
         *self.acceptor.borrow_mut() = Some(task);
     }
 
-    /// Lets the connections finish, and aborts them at the deadline. The listener is stopped.
-    pub async fn drain(&self, deadline: Duration) {
+    /// Lets the connections finish, and aborts them at the deadline; gives how many were. The listener is stopped.
+    pub async fn drain(&self, deadline: Duration) -> usize {
         // The acceptor still takes what the kernel holds; without it there may seem to be nothing to wait for.
         let acceptor = self.acceptor.borrow_mut().take();
         if let Some(acceptor) = acceptor {
@@ -134,6 +134,13 @@ impl ListenerState {
         } else {
             tracing::debug!(listener = %self.name, open, "drained");
         }
+        cut
+    }
+
+    /// Whether it takes what calls the app.
+    pub fn is_inbound(&self) -> bool {
+        let current = self.current.borrow();
+        current.prepared.snapshot().listener(current.id).is_inbound()
     }
 
     /// Takes a place among the open connections, if there is one.

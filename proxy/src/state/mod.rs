@@ -52,6 +52,8 @@ pub struct Shared {
     pub workers: usize,
     /// Whether every worker accepts and no shutdown has begun.
     pub ready: AtomicBool,
+    /// Whether weir is leaving.
+    pub draining: AtomicBool,
     /// When the process started.
     pub started: SystemTime,
 }
@@ -91,8 +93,19 @@ pub enum Message {
     Connection(Box<str>, TcpStream),
     /// Say that everything told before is done.
     Report(oneshot::Sender<()>),
-    /// Finish what is in flight, then end.
-    Drain(Duration),
+    /// Say goodbye to whoever calls the app, and go on.
+    Goodbye,
+    /// Accept no more on these listeners, finish what is in flight within `limit`, and say how many connections were cut.
+    Finish {
+        /// The listeners.
+        listeners: Vec<Box<str>>,
+        /// How long it may take.
+        limit: Duration,
+        /// Told when it is done.
+        done: oneshot::Sender<usize>,
+    },
+    /// Finish all that is in flight within this time, say how many connections were cut, then end.
+    Drain(Duration, oneshot::Sender<usize>),
 }
 
 /// Removed listeners that a worker remembers; a hand-over takes microseconds, so few are ever needed.
@@ -257,6 +270,13 @@ impl Worker {
     /// Listeners that were removed and have not drained.
     pub fn draining(&self) -> Vec<Rc<ListenerState>> {
         self.draining.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Has whoever calls the app finish and come back elsewhere; new connections are served and told the same.
+    pub fn say_goodbye(&self) {
+        for listener in self.listeners.borrow().values().filter(|listener| listener.is_inbound()) {
+            listener.connections.say_goodbye();
+        }
     }
 
     /// The names of all listeners.

@@ -20,7 +20,9 @@ pub(super) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// Without a time of grace, which has tests of its own.
 fn to(top: &str, origin: std::net::SocketAddr) -> String {
+    let top = if top.is_empty() { "shutdown: { min: 0s }" } else { top };
     table(
         &format!("workers: 2\nprobes: {{ listen: 127.0.0.1:0 }}\n{top}"),
         "backends: [{ cluster: only }]",
@@ -113,7 +115,7 @@ async fn a_second_signal_ends_at_once() -> Result {
     let _connection = in_flight(&weir, &origin).await?;
     weir.signal(libc::SIGTERM);
     until("the first signal is heard", async || {
-        weir.log().iter().any(|line| line["message"].as_str().is_some_and(|said| said.starts_with("finishing")))
+        weir.log().iter().any(|line| line["message"].as_str().is_some_and(|said| said.starts_with("draining")))
     })
     .await?;
     holds!(weir.ended(Duration::from_millis(300)).await.is_err(), "it waits for what is in flight");
@@ -133,7 +135,7 @@ async fn the_deadline_cuts_what_never_ends() -> Result {
         response
     })
     .await?;
-    let mut weir = Weir::start(&to("shutdown: { deadline: 1s }", origin.address)).await?;
+    let mut weir = Weir::start(&to("shutdown: { min: 0s, deadline: 1s }", origin.address)).await?;
     let mut connection = raw::Connection::open(weir.address("out")).await?;
     connection.send("GET / HTTP/1.1\r\nhost: app\r\n\r\n").await?;
     while connection.line().await? != "\r\n" {}
@@ -155,6 +157,7 @@ async fn what_the_kernel_has_accepted_is_served() -> Result {
         // Two listeners: none may be forgotten over the other.
         let mut weir = Weir::start(&format!(
             "workers: 2
+shutdown: {{ min: 0s }}
 listeners:
   - {{ name: out, listen: 127.0.0.1:0, direction: outbound }}
   - {{ name: second, listen: 127.0.0.1:0, direction: outbound }}
@@ -190,7 +193,7 @@ clusters: {{ only: {{ endpoints: ['{}'] }} }}
 async fn a_name_that_hangs_does_not_delay_it() -> Result {
     let (origin, dns) = (Quick::text("here").await?, Dns::start().await?);
     dns.say("hangs.test", Say::Nothing);
-    let server = format!("dns: {{ servers: ['{}'] }}", dns.address);
+    let server = format!("shutdown: {{ min: 0s }}\ndns: {{ servers: ['{}'] }}", dns.address);
     let mut weir = Weir::start(&to(&server, origin.address)).await?;
     weir.write(&to(&server, origin.address).replace(&format!("'{}'", origin.address), "'hangs.test:1'"))?;
     until("the name is asked for", async || !dns.asked().is_empty()).await?;
