@@ -13,6 +13,7 @@ pub mod access_log;
 pub mod compile;
 pub mod decide;
 pub mod error;
+pub mod explain;
 pub mod headers;
 pub mod matcher;
 pub mod path;

@@ -69,6 +69,13 @@ impl Conditions {
     }
 }
 
+impl std::fmt::Display for Conditions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = RetryOn::ALL.iter().filter(|(on, _)| self.has(*on)).map(|(_, name)| *name).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
 /// What became of one attempt.
 #[derive(Debug, Clone, Copy)]
 pub enum Outcome<'a> {

@@ -61,6 +61,19 @@ impl Node {
         }
     }
 
+    /// Whether `steps` lead somewhere.
+    pub(crate) fn has(&self, steps: &[Step]) -> bool {
+        let mut node = self;
+        steps.iter().all(|step| {
+            let child = match (&node.value, step) {
+                (Value::Mapping(entries), Step::Key(key)) => entries.iter().find(|(k, _)| k.name == *key).map(|(_, v)| v),
+                (Value::Sequence(items), Step::Index(index)) => items.get(*index),
+                _ => None,
+            };
+            child.inspect(|child| node = child).is_some()
+        })
+    }
+
     /// The position of the value (or key) that `steps` lead to, or of the nearest ancestor that exists.
     pub(crate) fn find(&self, steps: &[Step], on_key: bool) -> Option<(u64, u64)> {
         let mut node = self;

@@ -4,6 +4,7 @@ mod admin;
 mod balance;
 mod cli;
 mod dns;
+mod explain;
 mod file;
 mod lifecycle;
 mod listeners;
@@ -31,6 +32,7 @@ pub fn trials() -> Vec<Trial> {
         cli::trials(),
         shutdown::trials(),
         lifecycle::trials(),
+        explain::trials(),
     ]
     .into_iter()
     .flatten()

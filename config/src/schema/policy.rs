@@ -125,6 +125,27 @@ pub enum RetryOn {
     Unavailable,
 }
 
+impl RetryOn {
+    /// Every condition and its name.
+    pub const ALL: [(Self, &str); 15] = [
+        (Self::FiveXx, "5xx"),
+        (Self::GatewayError, "gateway-error"),
+        (Self::Reset, "reset"),
+        (Self::ResetBeforeRequest, "reset-before-request"),
+        (Self::ConnectFailure, "connect-failure"),
+        (Self::RefusedStream, "refused-stream"),
+        (Self::Retriable4xx, "retriable-4xx"),
+        (Self::RetriableStatusCodes, "retriable-status-codes"),
+        (Self::RetriableHeaders, "retriable-headers"),
+        (Self::EnvoyRatelimited, "envoy-ratelimited"),
+        (Self::Cancelled, "cancelled"),
+        (Self::DeadlineExceeded, "deadline-exceeded"),
+        (Self::Internal, "internal"),
+        (Self::ResourceExhausted, "resource-exhausted"),
+        (Self::Unavailable, "unavailable"),
+    ];
+}
+
 /// How many retries a cluster bears, over all rules and workers. It always holds; what was provably not processed is
 /// not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

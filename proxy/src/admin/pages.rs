@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use weir_config::explain::{Question, explain};
 use weir_config::path::strip_port;
 use weir_config::snapshot::{Action, Snapshot, Target};
 
@@ -44,6 +45,8 @@ const HELP: &str = "weir admin\n\n\
     GET  /metrics    Prometheus metrics\n\
     GET  /config     the configuration that serves, and what became of the newest one offered\n\
     GET  /clusters   clusters, endpoints and names\n\
+    GET  /explain?url=http://host/path&method=GET&header=name:value&listener=name\n\
+    \x20               where such a request goes, and why\n\
     GET  /log        the level of weir's own log\n\
     POST /log?level=debug      change it\n\
     POST /reload               read the configuration file now\n\
@@ -65,6 +68,7 @@ impl Pages {
             ("/" | "/help", &Method::GET) if admin => text(StatusCode::OK, HELP),
             ("/config", &Method::GET) if admin => self.config(),
             ("/clusters", &Method::GET) if admin => self.clusters(),
+            ("/explain", &Method::GET) if admin => self.explain(request.uri().query().unwrap_or("")),
             ("/log", &Method::GET) if admin => text(StatusCode::OK, &format!("{}\n", (self.level.get)())),
             ("/log", &Method::POST) if admin => self.set_level(request.uri().query().unwrap_or("")),
             ("/reload", &Method::POST) if admin => {
@@ -73,7 +77,7 @@ impl Pages {
             ("/drain", &Method::POST) if admin => self.ask(Ask::Drain, "draining; SIGTERM or POST /shutdown ends it\n"),
             ("/shutdown", &Method::POST) if admin => self.ask(Ask::Leave, "leaving as soon as nothing is in flight\n"),
             ("/ready" | "/live" | "/metrics", _) => not_allowed("GET"),
-            ("/" | "/help" | "/config" | "/clusters", _) if admin => not_allowed("GET"),
+            ("/" | "/help" | "/config" | "/clusters" | "/explain", _) if admin => not_allowed("GET"),
             ("/log", _) if admin => not_allowed("GET, POST"),
             ("/reload" | "/drain" | "/shutdown", _) if admin => not_allowed("POST"),
             _ => text(StatusCode::NOT_FOUND, "there is no such page; see /help on the admin server\n"),
@@ -115,6 +119,56 @@ impl Pages {
             "routes": routes(&published.snapshot),
             "source": published.source,
         }))
+    }
+
+    fn explain(&self, query: &str) -> Page {
+        let (mut method, mut url, mut headers, mut listener, mut json) = ("GET".into(), None, Vec::new(), None, false);
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "method" => method = value,
+                "url" => url = Some(value),
+                "header" => headers.push(value.into_owned()),
+                "listener" => listener = Some(value.into_owned()),
+                "json" => json = value == "true",
+                other => return text(StatusCode::BAD_REQUEST, &format!("`{other}` is not understood; see /help\n")),
+            }
+        }
+        let Some(url) = url else {
+            return text(StatusCode::BAD_REQUEST, "say which URL, for example /explain?url=http://checkout/v2\n");
+        };
+        let published = self.shared.store.load();
+        let states = |cluster: &weir_config::snapshot::Cluster| Some(self.states(cluster));
+        let explained = Question::parse(&method, &url, &headers, listener)
+            .and_then(|question| explain(&published.snapshot, &published.source, &question, fastrand::u64(..), &states));
+        match explained {
+            Ok(explained) if json => json_page(&explained.json()),
+            Ok(explained) => text(StatusCode::OK, &explained.text("the configuration")),
+            Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
+        }
+    }
+
+    /// What is known of a cluster's endpoints.
+    fn states(&self, cluster: &weir_config::snapshot::Cluster) -> Vec<(String, String)> {
+        let mut states = Vec::new();
+        for endpoint in &cluster.endpoints {
+            let weight = endpoint.weight;
+            match &endpoint.target {
+                Target::Address(address) => states.push((address.to_string(), format!("in, weight {weight}"))),
+                Target::Name { host, port } => {
+                    let resolved = self.shared.discovery.get(host);
+                    let addresses = resolved.addresses();
+                    for address in addresses.iter() {
+                        let address = std::net::SocketAddr::new(*address, *port);
+                        states.push((address.to_string(), format!("in, weight {weight}, an address of {host}")));
+                    }
+                    if addresses.is_empty() {
+                        let why = resolved.error().unwrap_or_else(|| "it has no addresses".to_owned());
+                        states.push((format!("{host}:{port}"), format!("out: {why}")));
+                    }
+                }
+            }
+        }
+        states
     }
 
     fn clusters(&self) -> Page {

@@ -2,6 +2,7 @@
 
 mod check;
 mod errors;
+mod explain;
 mod logging;
 mod probe;
 mod reference;
@@ -74,6 +75,31 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Explain where a request would go and why: listener, route, why each rule before did not match, what is sent, to whom,
+    /// with which limits; and which line says so.
+    Explain {
+        /// The configuration file; `-` reads standard input.
+        #[arg(value_name = "FILE", required_unless_present = "admin")]
+        file: Option<PathBuf>,
+        /// Ask the admin server of a running weir instead.
+        #[arg(long, value_name = "ADDRESS", conflicts_with = "file")]
+        admin: Option<String>,
+        /// The request's method.
+        #[arg(short = 'X', long, default_value = "GET")]
+        method: String,
+        /// The request's URL, for example `http://checkout/v2/pay?debug=1`.
+        #[arg(long)]
+        url: String,
+        /// A header, `name: value`; may be repeated.
+        #[arg(short = 'H', long = "header", value_name = "HEADER")]
+        headers: Vec<String>,
+        /// The listener that the request comes to.
+        #[arg(long)]
+        listener: Option<String>,
+        /// Explain in JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the JSON Schema of a configuration file, for editors.
     Schema {
         /// Print the configuration reference in Markdown instead.
@@ -105,6 +131,14 @@ pub fn main() -> ExitCode {
         Command::Check { file, json } => check::main(&file, json),
         Command::Schema { markdown: false } => print(&format!("{:#}\n", weir_config::schema::json_schema())),
         Command::Schema { markdown: true } => print(&reference::markdown()),
+        Command::Explain { file, admin, method, url, headers, listener, json } => {
+            let asked = explain::Asked { method: &method, url: &url, headers: &headers, listener, json };
+            match (file, admin) {
+                (Some(file), _) => explain::file(&file, asked),
+                (None, Some(admin)) => explain::running(&admin, &asked),
+                (None, None) => fail("a file or `--admin` is needed"),
+            }
+        }
         Command::Errors { markdown: true, .. } => print(&errors::markdown()),
         Command::Errors { code: Some(code), .. } => match errors::one(&code) {
             Some(text) => print(&text),

@@ -34,19 +34,26 @@ pub(super) fn wait(address: &str, limit: Duration) -> ExitCode {
 
 /// `GET /ready`; says what is in the way.
 fn ask(address: &str) -> Result<(), String> {
+    match get(address, "/ready")? {
+        (200, _) => Ok(()),
+        (_, body) if body.trim().is_empty() => Err(format!("{address} answers something else than weir")),
+        (_, body) => Err(body.trim().to_owned()),
+    }
+}
+
+/// Asks the admin or probes server for a page; gives status and body.
+pub(super) fn get(address: &str, target: &str) -> Result<(u16, String), String> {
     let parsed: SocketAddr = address.parse().map_err(|_| format!("`{address}` is not an address with a port"))?;
     let said = TcpStream::connect_timeout(&parsed, LIMIT).and_then(|mut stream| {
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        stream.write_all(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
         let mut said = String::new();
-        stream.take(64 << 10).read_to_string(&mut said)?;
+        stream.take(4 << 20).read_to_string(&mut said)?;
         Ok(said)
     });
     let said = said.map_err(|error| format!("{address}: {error}"))?;
-    if said.starts_with("HTTP/1.1 200 ") {
-        return Ok(());
-    }
-    let body = said.split_once("\r\n\r\n").map_or("", |(_, body)| body.trim());
-    Err(if body.is_empty() { format!("{address} answers something else than weir") } else { body.to_owned() })
+    let status = said.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let status = status.ok_or_else(|| format!("{address} answers something else than weir"))?;
+    Ok((status, said.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned())))
 }

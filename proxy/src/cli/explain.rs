@@ -1,0 +1,59 @@
+//! `weir explain`: why a request goes where it goes; of a file, or of a weir that runs.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use weir_config::explain::{Question, explain};
+
+use super::{check, fail, print, probe};
+
+/// What is asked.
+pub(super) struct Asked<'a> {
+    pub(super) method: &'a str,
+    pub(super) url: &'a str,
+    pub(super) headers: &'a [String],
+    pub(super) listener: Option<String>,
+    pub(super) json: bool,
+}
+
+/// Of a file.
+pub(super) fn file(file: &Path, asked: Asked<'_>) -> ExitCode {
+    let text = match check::read(file) {
+        Ok(text) => text,
+        Err(why) => return fail(&why),
+    };
+    let snapshot = match weir_config::load(&text) {
+        Ok((_, snapshot)) => snapshot,
+        Err(mistakes) => {
+            check::report(file, &mistakes);
+            return ExitCode::FAILURE;
+        }
+    };
+    let explained = Question::parse(asked.method, asked.url, asked.headers, asked.listener)
+        .and_then(|question| explain(&snapshot, &text, &question, fastrand::u64(..), &|_| None));
+    match explained {
+        Ok(explained) if asked.json => print(&format!("{:#}\n", explained.json())),
+        Ok(explained) => print(&explained.text(&file.display().to_string())),
+        Err(why) => fail(&why),
+    }
+}
+
+/// Of a weir that runs: its admin server is asked.
+pub(super) fn running(admin: &str, asked: &Asked<'_>) -> ExitCode {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("method", asked.method).append_pair("url", asked.url);
+    for header in asked.headers {
+        query.append_pair("header", header);
+    }
+    if let Some(listener) = &asked.listener {
+        query.append_pair("listener", listener);
+    }
+    if asked.json {
+        query.append_pair("json", "true");
+    }
+    match probe::get(admin, &format!("/explain?{}", query.finish())) {
+        Ok((200, body)) => print(&body),
+        Ok((_, body)) => fail(body.trim()),
+        Err(why) => fail(&why),
+    }
+}
