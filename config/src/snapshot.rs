@@ -185,6 +185,8 @@ pub struct Listener {
     pub hosts: HostTable,
     /// The rule for what no route speaks for: the app's, on an inbound listener.
     pub app_rule: Option<RuleId>,
+    /// Where opaque connections go, if it does not speak HTTP.
+    pub tcp: Option<ClusterId>,
 }
 
 impl Listener {

@@ -22,6 +22,7 @@ pub mod policy;
 pub mod respond;
 pub mod settings;
 pub mod state;
+pub mod tcp;
 pub mod tunnel;
 pub mod upstream;
 pub mod worker;

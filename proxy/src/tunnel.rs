@@ -31,7 +31,9 @@ pub struct Carried {
 }
 
 /// Carries bytes between the two until both have ended, either breaks, or the listener's time is up.
-pub async fn carry(caller: &Wire, upstream: &Wire, member: &Member, alarms: &Rc<Alarms>) -> Carried {
+///
+/// `count` is told of bytes as they pass: up, down.
+pub async fn carry(caller: &Wire, upstream: &Wire, member: &Member, alarms: &Rc<Alarms>, count: &dyn Fn(u64, u64)) -> Carried {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut alarm = Alarm::of(alarms);
     let mut waits: Option<(u64, tokio::time::Instant)> = None;
@@ -40,7 +42,9 @@ pub async fn carry(caller: &Wire, upstream: &Wire, member: &Member, alarms: &Rc<
         if member.is_aborted() {
             return Poll::Ready(false);
         }
+        let before = (up.carried, down.carried);
         let ends = (up.poll(caller, upstream, cx), down.poll(upstream, caller, cx));
+        count(up.carried - before.0, down.carried - before.1);
         match ends {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(true),
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(false),

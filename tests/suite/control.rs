@@ -11,6 +11,7 @@ mod listeners;
 mod shutdown;
 mod split;
 mod swaps;
+mod tcp;
 mod workers;
 
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ pub fn trials() -> Vec<Trial> {
         cli::trials(),
         shutdown::trials(),
         lifecycle::trials(),
+        tcp::trials(),
         explain::trials(),
     ]
     .into_iter()

@@ -1,10 +1,10 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::check_name;
-use crate::error::{Diagnostics, Path};
+use super::{ClusterNames, check_name};
+use crate::error::{Diagnostics, Path, suggest};
 use crate::headers::HeaderOps;
 use crate::policy::Timeouts;
-use crate::schema::{self, Balance, Config, Direction, ForwardingHeaders, UpstreamProtocol};
+use crate::schema::{self, Balance, Config, Direction, ForwardingHeaders, ListenerProtocol, UpstreamProtocol};
 use crate::snapshot::Upgrades;
 use crate::snapshot::{
     Action, AdminAddress, Backend, Cluster, ClusterId, Endpoint, Limits, Listener, Route, RouteId, Rule, RuleId, Split, Target,
@@ -91,6 +91,7 @@ fn draft(
             limits,
             hosts: HostTable::default(),
             app_rule: None,
+            tcp: None,
         },
     }
 }
@@ -134,6 +135,38 @@ fn app_cluster(
         retry_budget: schema::RetryBudget::default(),
     });
     Some(id)
+}
+
+/// Gives each opaque listener its cluster.
+pub(super) fn add_tcp(config: &Config, drafts: &mut [Draft], clusters: &ClusterNames, found: &mut Diagnostics) {
+    let root = Path::ROOT;
+    let all = root.key("listeners");
+    for ((index, listener), draft) in config.listeners.iter().enumerate().zip(drafts) {
+        let path = all.index(index);
+        let here = path.key("cluster");
+        match (listener.protocol, listener.direction, &listener.cluster) {
+            (ListenerProtocol::Auto, _, None) => {}
+            (ListenerProtocol::Auto, _, Some(_)) => {
+                found.key_error(&here, "only a listener with `protocol: tcp` names its cluster").hint =
+                    Some("HTTP goes where the routes say; or add `protocol: tcp`".to_owned());
+            }
+            (ListenerProtocol::Tcp, Direction::Inbound, None) => draft.listener.tcp = draft.app,
+            (ListenerProtocol::Tcp, Direction::Inbound, Some(_)) => {
+                found.key_error(&here, "an inbound listener sends everything to its `app`");
+            }
+            (ListenerProtocol::Tcp, Direction::Outbound, None) => {
+                found.error(&path, "a listener with `protocol: tcp` needs `cluster`").hint =
+                    Some("where its connections go, for example `cluster: orders-db`".to_owned());
+            }
+            (ListenerProtocol::Tcp, Direction::Outbound, Some(name)) => match clusters.get(name) {
+                Some(cluster) => draft.listener.tcp = Some(*cluster),
+                None => {
+                    found.error(&here, format!("there is no cluster `{name}`")).hint =
+                        Some(suggest(name, clusters.keys().map(String::as_str)));
+                }
+            },
+        }
+    }
 }
 
 /// Gives each inbound listener the rule that sends to its app what no route speaks for.

@@ -11,7 +11,7 @@ use crate::error::{Diagnostics, Path, suggest};
 use crate::headers::{HeaderOp, HeaderOps, protected};
 use crate::matcher::{CompiledMatch, PathTest};
 use crate::path;
-use crate::schema::{self, Config, Direction, HeaderChanges};
+use crate::schema::{self, Config, Direction, HeaderChanges, ListenerProtocol};
 use crate::snapshot::{Action, Backend, PathRewrite, Redirect, Respond, Rewrite, Route, RouteId, Rule, RuleId, Split};
 use crate::table::{Entry, HostPattern, RuleTable};
 use crate::weights::Weights;
@@ -80,6 +80,13 @@ fn file_hosts(
             if !listeners.iter().any(|d| *d.listener.name == **name) {
                 let known = listeners.iter().map(|d| &*d.listener.name);
                 found.error(&here.index(place), format!("there is no listener `{name}`")).hint = Some(suggest(name, known));
+            }
+        }
+        for (place, name) in named.iter().enumerate() {
+            let opaque = |listener: &&schema::Listener| listener.name == *name && listener.protocol == ListenerProtocol::Tcp;
+            if config.listeners.iter().any(|listener| opaque(&listener)) {
+                found.error(&here.index(place), format!("the listener `{name}` carries opaque TCP, which has no hosts")).hint =
+                    Some("name where it goes in the listener's own `cluster`".to_owned());
             }
         }
         if named.is_empty() {

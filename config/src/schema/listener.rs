@@ -16,6 +16,13 @@ pub struct Listener {
     pub listen: String,
     /// `outbound`: what the app calls. `inbound`: what calls the app.
     pub direction: Direction,
+    /// `auto`: HTTP, its version told apart by the first bytes. `tcp`: opaque bytes, carried to `cluster` (on an inbound
+    /// listener to the app). Default `auto`.
+    #[serde(default)]
+    pub protocol: ListenerProtocol,
+    /// Where an outbound listener with `protocol: tcp` sends its connections.
+    #[schemars(example = &"orders-db")]
+    pub cluster: Option<String>,
     /// Where the app listens; needed on an inbound listener, which sends everything there that no route speaks for.
     #[schemars(example = &"127.0.0.1:8080")]
     pub app: Option<String>,
@@ -33,6 +40,17 @@ pub struct Listener {
     /// HTTP/2 settings.
     #[serde(default)]
     pub http2: Http2,
+}
+
+/// What a listener's callers speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerProtocol {
+    /// HTTP/1.0, HTTP/1.1 or HTTP/2.
+    #[default]
+    Auto,
+    /// Whatever it is.
+    Tcp,
 }
 
 /// Which side of the app a listener serves.

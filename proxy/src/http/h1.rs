@@ -248,7 +248,7 @@ async fn tunnel(
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
     encode::response(&mut bytes, &response, &spelling, &SizeHint::with_exact(0), recipient);
     if write_all(wire, &bytes).await.is_ok() {
-        let carried = tunnel::carry(wire, &upstream, member, &connection.worker.alarms).await;
+        let carried = tunnel::carry(wire, &upstream, member, &connection.worker.alarms, &|_, _| {}).await;
         response.into_body().carried(carried);
     }
 }

@@ -46,8 +46,24 @@ pub(super) fn log_entry(
         rule: Box::default(),
         cluster: Box::default(),
         upstream: None::<SocketAddr>,
+        opaque: false,
         handle,
     }))
+}
+
+/// What the log is to know of an opaque connection; `None` if there is no log.
+pub fn opaque(connection: &Connection, current: &Current, cluster: &str) -> Option<Box<LogEntry>> {
+    current.prepared.log.as_ref()?;
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.uri = Uri::from_static("/-");
+    let request_id = request::fresh_id(&connection.worker);
+    let correlation = Correlation { request_id, replaced: false, malformed: 0 };
+    let mut entry = log_entry(connection, current, &head, &correlation)?;
+    "-".clone_into(&mut entry.path);
+    entry.method = Method::from_bytes(b"-").unwrap_or(Method::GET);
+    entry.cluster = cluster.into();
+    entry.opaque = true;
+    Some(entry)
 }
 
 /// Logs and counts a request that was refused before it became one, and gives the id it is logged under.

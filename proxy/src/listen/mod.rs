@@ -18,6 +18,7 @@ use crate::http::connection::{self, Connection};
 use crate::http::forwarding::Caller;
 use crate::state::listener::ListenerState;
 use crate::state::{Message, Worker};
+use crate::tcp;
 
 /// Accepts until the listener is stopped.
 pub async fn accept(worker: Rc<Worker>, state: Rc<ListenerState>, socket: TcpListener) {
@@ -113,7 +114,10 @@ fn serve(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
     let connection = Rc::new(describe(worker, state, peer, local));
     let member = state.connections.join();
     tokio::task::spawn_local(async move {
-        connection::serve(connection, stream, member).await;
+        match connection.listener.opaque() {
+            Some(cluster) => Box::pin(tcp::serve(connection, stream, member, cluster)).await,
+            None => connection::serve(connection, stream, member).await,
+        }
         drop(open);
     });
 }

@@ -211,10 +211,21 @@ fn listeners(out: &mut Text, metrics: &Metrics) {
             out.line(name, &[("listener", listener)], sum(shards, pick));
         }
     }
+    let name = "weir_tcp_bytes_total";
+    out.head(name, "counter", "Bytes of opaque TCP connections, by direction as the caller sees it.");
+    for (listener, shards) in &rows {
+        out.line(name, &[("listener", listener), ("direction", "sent")], sum(shards, |s| &s.tcp_bytes[0]));
+        out.line(name, &[("listener", listener), ("direction", "received")], sum(shards, |s| &s.tcp_bytes[1]));
+    }
+    let name = "weir_tcp_failed_total";
+    out.head(name, "counter", "Opaque TCP connections that were reset because there was no upstream.");
+    for (listener, shards) in &rows {
+        out.line(name, &[("listener", listener)], sum(shards, |s| &s.tcp_failed));
+    }
     let name = "weir_downstream_protocols_total";
     out.head(name, "counter", "Connections accepted, by the protocol that was detected.");
     for (listener, shards) in &rows {
-        for (place, protocol) in ["http1", "http2"].into_iter().enumerate() {
+        for (place, protocol) in ["http1", "http2", "tcp"].into_iter().enumerate() {
             out.line(name, &[("listener", listener), ("protocol", protocol)], sum(shards, |s| &s.protocols[place]));
         }
     }

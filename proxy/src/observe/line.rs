@@ -27,7 +27,7 @@ fn json(out: &mut Vec<u8>, entry: &LogEntry, numbers: &Finished) {
     object.text("method", entry.method.as_str().as_bytes());
     object.text("authority", entry.authority.as_bytes());
     object.text("path", entry.path.as_bytes());
-    object.text("protocol", protocol(entry.version).as_bytes());
+    object.text("protocol", protocol(entry).as_bytes());
     object.number("response_code", u128::from(numbers.status));
     if let Some(status) = numbers.grpc_status {
         object.number("grpc_status", u128::from(status));
@@ -135,7 +135,7 @@ fn field(out: &mut Vec<u8>, field: Field, entry: &LogEntry, numbers: &Finished) 
     let text = |out: &mut Vec<u8>, value: &str| out.extend_from_slice(if value.is_empty() { b"-" } else { value.as_bytes() });
     match field {
         Field::StartTime => start_time(out, entry.began),
-        Field::Protocol => text(out, protocol(entry.version)),
+        Field::Protocol => text(out, protocol(entry)),
         Field::ResponseCode => number(out, numbers.status.into()),
         Field::ResponseCodeDetails => text(out, numbers.fault.map_or("via_upstream", |fault| fault.code())),
         Field::ResponseFlags => text(out, numbers.flags()),
@@ -200,8 +200,9 @@ fn defused(out: &mut Vec<u8>, value: &[u8]) {
     out.extend(value.iter().map(|b| if b.is_ascii_control() || *b == b'"' { b'_' } else { *b }));
 }
 
-fn protocol(version: Version) -> &'static str {
-    match version {
+fn protocol(entry: &LogEntry) -> &'static str {
+    match entry.version {
+        _ if entry.opaque => "TCP",
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",
         _ => "HTTP/1.1",

@@ -108,8 +108,12 @@ pub struct ListenerShard {
     pub open: Cell,
     /// Closed at once because of `limits.connections`.
     pub refused: Cell,
-    /// Connections by protocol: HTTP/1, HTTP/2.
-    pub protocols: [Cell; 2],
+    /// Connections by protocol: HTTP/1, HTTP/2, opaque TCP.
+    pub protocols: [Cell; 3],
+    /// Bytes of opaque connections, from the caller and to it.
+    pub tcp_bytes: [Cell; 2],
+    /// Opaque connections that were reset because there was no upstream.
+    pub tcp_failed: Cell,
     /// Requests and connections refused as malformed.
     pub malformed: Cell,
     /// Connections closed because of an HTTP/2 flood.

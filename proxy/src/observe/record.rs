@@ -79,6 +79,8 @@ pub struct LogEntry {
     pub cluster: Box<str>,
     /// The endpoint.
     pub upstream: Option<SocketAddr>,
+    /// Whether it was no request but opaque bytes.
+    pub opaque: bool,
 }
 
 /// The numbers of a finished request, for the access log.

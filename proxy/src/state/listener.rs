@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use weir_config::snapshot::{Limits, ListenerId};
+use weir_config::snapshot::{ClusterId, Limits, ListenerId};
 
 use super::Worker;
 use super::prepared::Prepared;
@@ -69,6 +69,12 @@ impl ListenerState {
     pub fn limits(&self) -> Limits {
         let current = self.current.borrow();
         current.prepared.snapshot().listener(current.id).limits.clone()
+    }
+
+    /// Where opaque connections go, if it does not speak HTTP.
+    pub fn opaque(&self) -> Option<ClusterId> {
+        let current = self.current.borrow();
+        current.prepared.snapshot().listener(current.id).tcp
     }
 
     /// How long a caller may pause in a request's body.

@@ -1,0 +1,120 @@
+//! Opaque TCP listeners.
+
+use std::time::{Duration, Instant};
+
+use weir_tests::raw::Connection;
+use weir_tests::script::Script;
+use weir_tests::{Result, Trial, Weir, holds, same, test, until};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        test("control::tcp::bytes_both_ways", bytes_both_ways),
+        test("control::tcp::whoever_speaks_first", whoever_speaks_first),
+        test("control::tcp::a_half_close_is_passed_on", a_half_close_is_passed_on),
+        test("control::tcp::nobody_there_is_a_reset", nobody_there_is_a_reset),
+        test("control::tcp::tunnels_survive_swaps", tunnels_survive_swaps),
+    ]
+}
+
+fn to(endpoints: &[std::net::SocketAddr]) -> String {
+    let endpoints: Vec<String> = endpoints.iter().map(|address| format!("'{address}'")).collect();
+    format!(
+        "workers: 1
+listeners: [{{ name: db, listen: 127.0.0.1:0, direction: outbound, protocol: tcp, cluster: db }}]
+clusters: {{ db: {{ endpoints: [{}] }} }}
+",
+        endpoints.join(", ")
+    )
+}
+
+async fn bytes_both_ways() -> Result {
+    let script = Script::listen().await?;
+    let dir = tempfile::tempdir()?;
+    let log = dir.path().join("access.log");
+    let weir = Weir::start(&format!("access_log: {{ path: '{}' }}\n{}", log.display(), to(&[script.address]))).await?;
+    let mut connection = Connection::open(weir.address("db")).await?;
+    // Nothing of it is HTTP, and much of it looks as if it were.
+    connection.send(b"PRI * HTTP/2.0\r\n\r\nGET / HTTP/1.1\r\n\0\xff\n").await?;
+    let mut peer = script.accept().await?;
+    peer.until(b"\0\xff\n").await?;
+    let large = "x".repeat(3 << 20) + "\n";
+    let (sent, read) = tokio::join!(peer.send(&large), connection.line());
+    sent?;
+    same!(read?.len(), large.len());
+    // Counted while it lasts.
+    weir.counted("weir_tcp_bytes_total", "received", large.len() as f64).await?;
+    drop((connection, peer));
+    until("the connection is in the log", async || {
+        let line = std::fs::read_to_string(&log).unwrap_or_default();
+        line.contains("\"protocol\":\"TCP\"")
+            && line.contains("\"upstream_cluster\":\"db\"")
+            && line.contains("\"response_flags\":\"-\"")
+    })
+    .await
+}
+
+/// MySQL, SMTP: the server greets, and the client says nothing before.
+async fn whoever_speaks_first() -> Result {
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(&[script.address])).await?;
+    let mut connection = Connection::open(weir.address("db")).await?;
+    let mut peer = script.accept().await?;
+    peer.send("220 ready\n").await?;
+    same!(connection.line().await?, "220 ready\n");
+    Ok(())
+}
+
+async fn a_half_close_is_passed_on() -> Result {
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(&[script.address])).await?;
+    let mut connection = Connection::open(weir.address("db")).await?;
+    connection.send("all there is").await?;
+    connection.finish().await?;
+    let mut peer = script.accept().await?;
+    same!(peer.ended().await?, b"all there is");
+    peer.send("and the answer").await?;
+    drop(peer);
+    same!(connection.rest().await?, b"and the answer");
+    weir.counted("weir_downstream_connections_active", "db", 0.0).await
+}
+
+async fn nobody_there_is_a_reset() -> Result {
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let weir = Weir::start(&to(&[dead])).await?;
+    let start = Instant::now();
+    let mut connection = Connection::open(weir.address("db")).await?;
+    let rest = connection.rest().await;
+    holds!(rest.is_err(), "{rest:?} looks like a service with nothing to say");
+    holds!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    weir.counted("weir_tcp_failed_total", "db", 1.0).await?;
+    // With another endpoint, nobody notices.
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(&[dead, script.address])).await?;
+    for _ in 0..10 {
+        let mut connection = Connection::open(weir.address("db")).await?;
+        let mut peer = script.accept().await?;
+        peer.send("hello\n").await?;
+        same!(connection.line().await?, "hello\n");
+    }
+    Ok(())
+}
+
+async fn tunnels_survive_swaps() -> Result {
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(&[script.address])).await?;
+    let mut tunnels = Vec::new();
+    for _ in 0..30 {
+        let connection = Connection::open(weir.address("db")).await?;
+        tunnels.push((connection, script.accept().await?));
+    }
+    for turn in 1..=20 {
+        weir.reload(&to(&[script.address]).replace("] }", &format!("], connect_timeout: {turn}00ms }}"))).await?;
+    }
+    for (connection, peer) in &mut tunnels {
+        connection.send("still\n").await?;
+        peer.until(b"still\n").await?;
+        peer.send("here\n").await?;
+        same!(connection.line().await?, "here\n");
+    }
+    Ok(())
+}
