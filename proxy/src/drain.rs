@@ -11,6 +11,10 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// A caller that connected has this long to say something before its silence counts as idleness.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The connections of one listener on one worker.
 #[derive(Default)]
@@ -32,6 +36,7 @@ struct State {
 
 /// One connection's place in its group, until it is dropped.
 pub struct Member {
+    joined: Instant,
     state: Rc<State>,
     group: Rc<Group>,
     number: u64,
@@ -46,7 +51,7 @@ impl Group {
         let state = State { draining: Cell::new(draining), newcomer: Cell::new(draining), ..State::default() };
         let state = Rc::new(state);
         self.members.borrow_mut().insert(number, Rc::clone(&state));
-        Member { state, group: Rc::clone(self), number }
+        Member { joined: Instant::now(), state, group: Rc::clone(self), number }
     }
 
     /// How many members there are.
@@ -118,6 +123,11 @@ impl Member {
     /// it has.
     pub fn may_leave(&self, served: bool) -> bool {
         self.state.draining.get() && (served || !self.state.newcomer.get())
+    }
+
+    /// Until when a connection that has said nothing yet may be about to: whoever has just connected is not idle.
+    pub fn fresh_until(&self) -> Instant {
+        self.joined + FRESH
     }
 
     /// Whether to leave now.

@@ -73,7 +73,7 @@ async fn detect(stream: &mut TcpStream, member: &Member, patience: &mut Patience
             let mut buf = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
                 Poll::Pending if member.may_leave(false) && seen.is_empty() && !has_said_something(stream) => {
-                    return Poll::Ready(None);
+                    return patience.until(member.fresh_until(), cx).map(|()| None);
                 }
                 // A caller that sends part of a preface would get no answer that it understands.
                 Poll::Pending => return patience.poll(!seen.is_empty(), cx).map(|_| None),

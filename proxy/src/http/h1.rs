@@ -121,6 +121,11 @@ impl Patience {
         self.served = true;
     }
 
+    /// Ready at this moment.
+    pub(super) fn until(&mut self, moment: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        self.alarm.poll(moment, cx)
+    }
+
     /// Ready when nothing more is waited for: `None` between two requests, a fault inside a head.
     pub(super) fn poll(&mut self, begun: bool, cx: &mut Context<'_>) -> Poll<Option<Fault>> {
         let (limit, since) = if begun { (self.head, &mut self.head_since) } else { (self.idle, &mut self.idle_since) };

@@ -15,6 +15,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test("control::lifecycle::goodbye_and_patience", goodbye_and_patience),
         test("control::lifecycle::the_apps_own_calls_go_on", the_apps_own_calls_go_on),
         test("control::lifecycle::drain_and_shutdown_by_request", drain_and_shutdown_by_request),
+        test("control::lifecycle::who_has_just_connected_is_served", who_has_just_connected_is_served),
         test("control::lifecycle::interrupt_does_not_wait", interrupt_does_not_wait),
         test("control::lifecycle::the_app_is_started_and_its_code_passed_on", the_app_is_started_and_its_code_passed_on),
         test("control::lifecycle::the_app_is_told_after_its_callers", the_app_is_told_after_its_callers),
@@ -120,6 +121,23 @@ async fn drain_and_shutdown_by_request() -> Result {
     same!(post(&weir, "/shutdown").await?, 202);
     same!(weir.ended(Duration::from_secs(5)).await?, 0);
     holds!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    Ok(())
+}
+
+/// A connection without a request yet is not idle when it is a moment old: its request is on the way.
+async fn who_has_just_connected_is_served() -> Result {
+    let (app, other) = (Quick::text("app").await?, Quick::text("other").await?);
+    let mut weir = Weir::start(&both(app.address, other.address, "0s")).await?;
+    let mut fresh = Connection::open(weir.address("in")).await?;
+    until("it is accepted", async || weir.metric("weir_downstream_connections_active", "in").await.is_ok_and(|n| n == 1.0))
+        .await?;
+    weir.signal(libc::SIGINT);
+    draining(&weir).await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    fresh.send(GET).await?;
+    let response = fresh.response(false).await?;
+    same!((response.text().as_str(), response.header("connection")), ("app", Some("close")));
+    same!(weir.ended(Duration::from_secs(5)).await?, 0);
     Ok(())
 }
 
