@@ -16,7 +16,7 @@ use crate::schema::RetryOn;
 
 /// Connects that may fail, each at another endpoint, before a request is given up.
 pub const MAX_MOVES: u32 = 3;
-/// Times that a request which the peer refused, or which met a dying connection, is sent again without a rule.
+/// Times that a request which the peer refused is sent again without a rule; one that met a dying connection is once.
 pub const MAX_REPLAYS: u32 = 2;
 
 /// How long a request may take. `None` is no limit.
@@ -169,6 +169,7 @@ impl Denied {
 pub fn judge(rule: Option<&RetryRule>, outcome: Outcome<'_>, now: Circumstances<'_>, draw: u64, wall: SystemTime) -> Verdict {
     match outcome {
         Outcome::NotConnected if now.elsewhere && now.moves < MAX_MOVES => return Verdict::Move,
+        Outcome::Stale if now.replays > 0 => {}
         Outcome::Unsent | Outcome::Refused | Outcome::Stale if now.replays < MAX_REPLAYS => {
             return if now.replayable { Verdict::Replay } else { Verdict::Done(Some(Denied::Body)) };
         }

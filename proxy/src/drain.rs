@@ -22,6 +22,8 @@ pub struct Group {
     members: RefCell<HashMap<u64, Rc<State>>>,
     next: Cell<u64>,
     draining: Cell<bool>,
+    /// The last part of a drain: nobody is a newcomer any more.
+    finishing: Cell<bool>,
     left: Notify,
 }
 
@@ -48,7 +50,8 @@ impl Group {
         let number = self.next.get();
         self.next.set(number + 1);
         let draining = self.draining.get();
-        let state = State { draining: Cell::new(draining), newcomer: Cell::new(draining), ..State::default() };
+        let state =
+            State { draining: Cell::new(draining), newcomer: Cell::new(draining && !self.finishing.get()), ..State::default() };
         let state = Rc::new(state);
         self.members.borrow_mut().insert(number, Rc::clone(&state));
         Member { joined: Instant::now(), state, group: Rc::clone(self), number }
@@ -74,6 +77,7 @@ impl Group {
     /// number of those.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.draining.set(true);
+        self.finishing.set(true);
         self.tell(|state| {
             state.draining.set(true);
             state.newcomer.set(false);

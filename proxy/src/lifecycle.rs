@@ -156,7 +156,8 @@ impl Drain {
     ) -> u8 {
         let (min, deadline) = {
             let snapshot = &shared.store.load().snapshot;
-            (snapshot.drain_min, self.began + snapshot.drain_deadline)
+            // The time of grace counts from the goodbye, which may be long ago; the limit from when weir is told to leave.
+            (snapshot.drain_min, Instant::now() + snapshot.drain_deadline)
         };
         let leaving = async {
             if patient {
@@ -166,6 +167,9 @@ impl Drain {
                     app = None;
                 }
             }
+            // Callers first: an app that is told to leave may refuse what still comes in. It needs time of its own after that.
+            let limit = if app.is_some() { left(deadline) / 2 } else { left(deadline) };
+            let cut = inbound(shared, &mut sockets, limit).await;
             if let Some(app) = &mut app {
                 app.signal(rustix::process::Signal::TERM);
                 exit = match tokio::time::timeout(before(deadline), app.ended()).await {
@@ -177,7 +181,6 @@ impl Drain {
                     }
                 };
             }
-            let cut = inbound(shared, &mut sockets, left(deadline)).await;
             // While a copy is open here, the kernel would go on accepting for workers that do not.
             drop(sockets);
             (exit, cut + outbound(shared, left(deadline)).await)

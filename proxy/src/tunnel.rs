@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use socket2::SockRef;
 
 use crate::clock::{Alarm, Alarms};
 use crate::drain::Member;
@@ -37,19 +38,19 @@ pub async fn carry(caller: &Wire, upstream: &Wire, member: &Member, alarms: &Rc<
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut alarm = Alarm::of(alarms);
     let mut waits: Option<(u64, tokio::time::Instant)> = None;
-    let whole = poll_fn(|cx| {
+    poll_fn(|cx| {
         member.watch(cx);
         if member.is_aborted() {
-            return Poll::Ready(false);
+            return Poll::Ready(());
         }
         let before = (up.carried, down.carried);
         let ends = (up.poll(caller, upstream, cx), down.poll(upstream, caller, cx));
         count(up.carried - before.0, down.carried - before.1);
         match ends {
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(true),
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(false),
+            (Poll::Ready(()), Poll::Ready(())) => return Poll::Ready(()),
             (Poll::Pending, Poll::Pending) => return Poll::Pending,
-            (Poll::Ready(Ok(())), Poll::Pending) | (Poll::Pending, Poll::Ready(Ok(()))) => {}
+            // Broken or ended, one direction says nothing about what is still on its way in the other.
+            (Poll::Ready(()), Poll::Pending) | (Poll::Pending, Poll::Ready(())) => {}
         }
         let carried = up.carried + down.carried;
         let since = match waits {
@@ -57,9 +58,16 @@ pub async fn carry(caller: &Wire, upstream: &Wire, member: &Member, alarms: &Rc<
             _ => tokio::time::Instant::now(),
         };
         waits = Some((carried, since));
-        alarm.poll(since + HALF_CLOSE, cx).map(|()| false)
+        alarm.poll(since + HALF_CLOSE, cx)
     })
     .await;
+    let whole = up.state == State::Told && down.state == State::Told;
+    if up.state == State::Broken || down.state == State::Broken {
+        // What was cut off must not look as if it had ended.
+        for wire in [caller, upstream] {
+            let _ = wire.with_stream(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+        }
+    }
     Carried { up: up.carried, down: down.carried, whole }
 }
 
@@ -67,15 +75,33 @@ pub async fn carry(caller: &Wire, upstream: &Wire, member: &Member, alarms: &Rc<
 #[derive(Default)]
 struct Direction {
     pending: BytesMut,
-    ended: bool,
-    told: bool,
+    state: State,
     carried: u64,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// Its source has ended.
+    Ended,
+    /// Its end has been passed on.
+    Told,
+    /// Either socket failed.
+    Broken,
+}
+
 impl Direction {
-    /// Ready when the end of this direction has been passed on.
-    fn poll(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.told {
+    /// Ready when nothing more goes this way.
+    fn poll(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<()> {
+        if !matches!(self.state, State::Told | State::Broken) && ready!(self.go_on(from, to, cx)).is_err() {
+            self.state = State::Broken;
+        }
+        Poll::Ready(())
+    }
+
+    fn go_on(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.state != State::Told {
             if self.pending.is_empty() {
                 self.pending = from.with_unread(BytesMut::split);
             }
@@ -87,11 +113,11 @@ impl Direction {
                 self.pending.advance(written);
                 self.carried += written as u64;
             }
-            if self.ended {
+            if self.state == State::Ended {
                 ready!(to.poll_shutdown(cx))?;
-                self.told = true;
-            } else {
-                self.ended = ready!(from.poll_fill(cx))? == 0;
+                self.state = State::Told;
+            } else if ready!(from.poll_fill(cx))? == 0 {
+                self.state = State::Ended;
             }
         }
         Poll::Ready(Ok(()))

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -68,6 +69,9 @@ fn adopt(worker: &Rc<Worker>, add: &[Box<str>], remove: &[Box<str>]) {
     }
     for name in add {
         worker.add_listener(name);
+    }
+    if worker.shared.draining.load(Ordering::Acquire) {
+        worker.say_goodbye();
     }
 }
 

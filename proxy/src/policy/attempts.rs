@@ -117,6 +117,9 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
             verdict => verdict,
         };
         job.cluster.count(verdict);
+        if !matches!(verdict, Verdict::Done(_)) {
+            job.body.stop();
+        }
         match verdict {
             Verdict::Done(denied) => {
                 report.denied = denied;
@@ -292,7 +295,7 @@ fn discard(answer: Answer) {
         });
         if tokio::time::timeout(MAX_DISCARDING, rest).await.is_ok_and(|whole| whole) {
             drop(body);
-            lease.finished();
+            lease.discarded();
         }
     });
 }

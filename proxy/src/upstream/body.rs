@@ -155,6 +155,10 @@ fn poll_h2(body: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Resul
 
 /// So much of a body is kept to be sent again; more, and it cannot be (Linkerd's number).
 const MAX_KEPT: usize = 64 << 10;
+/// What a frame costs beside its bytes.
+const FRAME_COST: usize = 64;
+/// Pieces below this size are copied when they are kept.
+const SMALL: usize = 512;
 /// So much is kept by one worker for all its requests.
 const MAX_KEPT_IN_ALL: usize = 16 << 20;
 
@@ -256,6 +260,13 @@ impl RequestBody {
         Attempt { shared: Some(Rc::clone(shared)), turn: shared.turn.get(), at: 0, done: false }
     }
 
+    /// The attempt under way is given up: nothing more is read, so that what is kept stays as it is until the next one.
+    pub fn stop(&self) {
+        if let Some(shared) = &self.0 {
+            shared.turn.set(shared.turn.get() + 1);
+        }
+    }
+
     /// The response has begun: nothing will be sent again, so nothing more is kept.
     pub fn settle(&self) {
         if let Some(shared) = &self.0 {
@@ -273,12 +284,17 @@ impl Shared {
             kept.trailers = Some(trailers.clone());
         }
         let Some(data) = frame.data_ref() else { return };
+        if data.is_empty() {
+            return;
+        }
         self.bytes.set(self.bytes.get() + data.len() as u64);
-        let fits = kept.bytes + data.len() <= MAX_KEPT && self.in_all.get() + data.len() <= MAX_KEPT_IN_ALL;
+        let cost = data.len() + FRAME_COST;
+        let fits = kept.bytes + cost <= MAX_KEPT + FRAME_COST && self.in_all.get() + cost <= MAX_KEPT_IN_ALL;
         if fits && !kept.over && !kept.lost {
-            kept.bytes += data.len();
-            self.in_all.set(self.in_all.get() + data.len());
-            kept.data.push(data.clone());
+            kept.bytes += cost;
+            self.in_all.set(self.in_all.get() + cost);
+            // A small piece must not keep the large buffer alive that it came in.
+            kept.data.push(if data.len() < SMALL { Bytes::copy_from_slice(data) } else { data.clone() });
         } else {
             kept.lost = true;
             self.forget(&mut kept);
@@ -373,8 +389,8 @@ impl Body for Attempt {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(shared) = self.shared.clone().filter(|_| !self.done) else { return Poll::Ready(None) };
         if shared.turn.get() != self.turn {
-            // Another attempt reads now; this one is about to be dropped.
-            return Poll::Pending;
+            // Given up. Whoever still sends it must not take this for the end of the body.
+            return Poll::Ready(Some(Err(BodyError::Cut(Fault::UpstreamClosed))));
         }
         if let Some(hold) = &mut *shared.hold.borrow_mut() {
             ready!(hold.poll_open(cx));
@@ -433,9 +449,13 @@ mod tests {
         assert!(first.is_end_stream() && body.is_replayable());
         let mut second = body.attempt();
         assert!(!second.is_end_stream());
-        assert!(Pin::new(&mut first).poll_frame(&mut Context::from_waker(Waker::noop())).is_ready(), "it is done");
+        body.stop();
+        let given_up = Pin::new(&mut second).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(given_up, Poll::Ready(Some(Err(_)))), "not the end of the body, but an error");
+        drop(second);
+        let mut second = body.attempt();
         assert_eq!(read(&mut second), b"small");
-        assert_eq!((body.bytes(), in_all.get()), (5, 5), "what is sent again does not count again");
+        assert_eq!((body.bytes(), in_all.get()), (5, 5 + FRAME_COST), "what is sent again does not count again");
         body.settle();
         drop((first, second, body));
         assert_eq!(in_all.get(), 0);

@@ -143,7 +143,8 @@ pub(super) async fn exchange(
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
     let coding = encode::request(&mut bytes, head, spelling, &body.size_hint(), upgrade);
     let sender = Sender::new(bytes, body, coding);
-    let mut conversation = Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false, upgrade };
+    let mut conversation =
+        Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false, heard: false, upgrade };
     loop {
         let idle = if reuse { endpoint.h1.take() } else { None };
         conversation.reused = idle.is_some();
@@ -170,6 +171,8 @@ struct Conversation {
     /// When writing began, on a reused connection.
     sent_at: Option<Instant>,
     reused: bool,
+    /// The peer has said something about this request.
+    heard: bool,
     /// Another protocol was asked for.
     upgrade: bool,
 }
@@ -200,6 +203,7 @@ impl Conversation {
                     return Poll::Ready(asked);
                 }
                 Ok(Some(head)) if head.response.status().is_informational() => {
+                    self.heard = true;
                     waiting.arrived(head.response.status(), head.response.headers());
                     continue;
                 }
@@ -220,7 +224,7 @@ impl Conversation {
     /// The connection ended before the head of the response was there.
     fn died(&self, wire: &Wire) -> Progress {
         let at_once = self.sent_at.is_none_or(|at| at.elapsed() < super::REUSE_RACE);
-        if self.reused && wire.is_empty() && at_once { Progress::Stale } else { Progress::Sent }
+        if self.reused && !self.heard && wire.is_empty() && at_once { Progress::Stale } else { Progress::Sent }
     }
 
     fn send(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Result<(), Failure> {

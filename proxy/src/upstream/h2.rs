@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -23,6 +23,9 @@ use super::endpoint::Endpoint;
 use super::pump::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, pump};
 use super::{Failure, Outgoing, Progress, Waiting};
 use crate::error::Fault;
+
+/// An upload that outlives its response may go on for so long.
+const MAX_UPLOAD_ALONE: Duration = Duration::from_secs(300);
 
 /// The connections to one endpoint.
 #[derive(Default)]
@@ -59,7 +62,13 @@ pub struct Exchange {
 impl Exchange {
     /// The response is complete; what is still being uploaded may go on.
     pub fn let_upload_go_on(mut self) {
-        self.upload = None;
+        if let Some(mut upload) = self.upload.take().filter(|upload| !upload.is_finished()) {
+            tokio::task::spawn_local(async move {
+                if tokio::time::timeout(MAX_UPLOAD_ALONE, &mut upload).await.is_err() {
+                    upload.abort();
+                }
+            });
+        }
     }
 }
 
@@ -109,7 +118,8 @@ pub(super) async fn exchange(
     let Outgoing { head, body, .. } = request;
     let ends = body.is_end_stream();
     let (stream, mut sender) = ready(endpoint, cluster).await?;
-    let reused = stream.0.served.replace(true);
+    // With other requests on it, a connection that dies was not idle: who knows what the peer had begun.
+    let reused = stream.0.served.replace(true) && stream.0.streams.get() == 1;
     let sent_at = Instant::now();
     let stream = Rc::new(stream);
     let request = Request::from_parts(head.clone(), ());

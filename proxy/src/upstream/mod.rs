@@ -49,6 +49,13 @@ impl Lease {
         }
     }
 
+    /// The response is complete and was not wanted: as [`Lease::finished`], but what is still being uploaded ends.
+    pub fn discarded(self) {
+        if let Connection::H1(exchange) = self.connection {
+            exchange.finished(&self.load.0);
+        }
+    }
+
     /// The response is complete: the connection may serve the next exchange, unless the request is still being sent.
     pub fn finished(self) {
         match self.connection {
