@@ -27,8 +27,6 @@ pub struct Carried {
     pub up: u64,
     /// Bytes from the upstream to the caller.
     pub down: u64,
-    /// Whether both sides ended it in peace.
-    pub whole: bool,
 }
 
 /// Carries bytes between the two until both have ended, either breaks, or the listener's time is up.
@@ -61,14 +59,13 @@ pub async fn carry(caller: &Wire, upstream: &Wire, member: &Member, alarms: &Rc<
         alarm.poll(since + HALF_CLOSE, cx)
     })
     .await;
-    let whole = up.state == State::Told && down.state == State::Told;
     if up.state == State::Broken || down.state == State::Broken {
         // What was cut off must not look as if it had ended.
         for wire in [caller, upstream] {
             let _ = wire.with_stream(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)));
         }
     }
-    Carried { up: up.carried, down: down.carried, whole }
+    Carried { up: up.carried, down: down.carried }
 }
 
 /// One direction of a tunnel.

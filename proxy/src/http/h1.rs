@@ -28,6 +28,7 @@ use crate::h1::request::{RequestHead, Scanner, read};
 use crate::h1::send::{SendError, Sender};
 use crate::h1::wire::Wire;
 use crate::h1::{Framing, Limits};
+use crate::upstream::MAX_UPLOAD_ALONE;
 use crate::upstream::body::Source;
 use crate::{respond, tunnel};
 
@@ -35,8 +36,6 @@ use crate::{respond, tunnel};
 const MAX_LEFTOVER: u64 = 64 << 10;
 /// It is waited for no longer than this.
 const MAX_LEFTOVER_WAIT: Duration = Duration::from_secs(5);
-/// An upload that outlives its response may go on for so long.
-const MAX_UPLOAD_ALONE: Duration = Duration::from_secs(300);
 /// After a refusal, this much is read and thrown away so that the refusal is not lost in a reset.
 const MAX_LINGER_BYTES: usize = 256 << 10;
 const MAX_LINGER: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -21,11 +21,8 @@ use weir_config::snapshot::Cluster;
 use super::body::Source;
 use super::endpoint::Endpoint;
 use super::pump::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, pump};
-use super::{Failure, Outgoing, Progress, Waiting};
+use super::{Failure, MAX_UPLOAD_ALONE, Outgoing, Progress, Waiting};
 use crate::error::Fault;
-
-/// An upload that outlives its response may go on for so long.
-const MAX_UPLOAD_ALONE: Duration = Duration::from_secs(300);
 
 /// The connections to one endpoint.
 #[derive(Default)]

@@ -164,6 +164,9 @@ impl Progress {
     }
 }
 
+/// An upload that outlives its response may go on for so long, on both sides of weir.
+pub const MAX_UPLOAD_ALONE: Duration = Duration::from_secs(300);
+
 /// A reused connection that dies within this time after a request was written to it was closed for being idle; one that
 /// dies later was closed over the request, which must not be sent again without being asked for.
 const REUSE_RACE: Duration = Duration::from_secs(1);
