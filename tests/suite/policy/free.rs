@@ -23,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
         test("policy::free::what_goaway_left_out_is_sent_again", what_goaway_left_out_is_sent_again),
         test("policy::free::a_fresh_connection_that_dies_is_an_error", a_fresh_connection_that_dies_is_an_error),
         test("policy::free::a_request_that_was_worked_on_is_not_repeated", a_request_that_was_worked_on_is_not_repeated),
+        test("policy::free::a_request_that_was_heard_is_not_repeated", a_request_that_was_heard_is_not_repeated),
         test_alone("policy::free::the_idle_edge", the_idle_edge),
     ]
 }
@@ -146,6 +147,27 @@ async fn a_request_that_was_worked_on_is_not_repeated() -> Result {
     connection.send(request).await?;
     peer.head().await?;
     tokio::time::sleep(Duration::from_millis(1200)).await;
+    drop(peer);
+    let response = connection.response(false).await?;
+    same!((response.status, response.header("x-weir-error")), (503, Some("upstream_closed")));
+    Ok(())
+}
+
+/// An informational response says that the request has arrived.
+async fn a_request_that_was_heard_is_not_repeated() -> Result {
+    let script = Script::listen().await?;
+    let weir = Weir::start(&ruled(&[script.address], "http1", "")).await?;
+    let mut connection = Connection::open(weir.address("out")).await?;
+    let request = "POST / HTTP/1.1\r\nhost: shop\r\ncontent-length: 0\r\n\r\n";
+    connection.send(request).await?;
+    let mut peer = script.accept().await?;
+    peer.head().await?;
+    peer.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
+    same!(connection.response(false).await?.status, 200);
+    connection.send(request).await?;
+    peer.head().await?;
+    peer.send("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await?;
+    same!(connection.response(true).await?.status, 103);
     drop(peer);
     let response = connection.response(false).await?;
     same!((response.status, response.header("x-weir-error")), (503, Some("upstream_closed")));

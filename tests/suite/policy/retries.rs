@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         test("policy::retries::a_post_is_not_unless_it_may_be_repeated", a_post_is_not_unless_it_may_be_repeated),
         test("policy::retries::a_small_body_is_sent_again", a_small_body_is_sent_again),
         test("policy::retries::a_large_body_is_not_and_the_log_says_so", a_large_body_is_not_and_the_log_says_so),
+        test("policy::retries::a_body_under_way_is_sent_whole", a_body_under_way_is_sent_whole),
         test("policy::retries::attempts_end", attempts_end),
         test("policy::retries::grpc_without_a_message", grpc_without_a_message),
         test("policy::retries::retry_after", retry_after),
@@ -130,6 +131,41 @@ async fn a_large_body_is_not_and_the_log_says_so() -> Result {
     let said = async || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("\"retry_denied\":\"body\""));
     until("the log says why there was no retry", said).await?;
     same!(weir.metric("weir_upstream_retries_denied_total", "body").await?, 1.0);
+    Ok(())
+}
+
+/// The upstream answers 503 while the body still comes in. What comes during the wait is for the next attempt.
+async fn a_body_under_way_is_sent_whole() -> Result {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let server = two::Server::start(None, move |request, mut respond| {
+        let count = Arc::clone(&count);
+        async move {
+            let mut body = request.into_body();
+            if count.fetch_add(1, Ordering::Relaxed) == 0 {
+                let first = body.data().await.ok_or("no body")??;
+                body.flow_control().release_capacity(first.len())?;
+                let busy = Response::builder().status(503).header("retry-after", "1").body(())?;
+                respond.send_response(busy, true)?;
+                // It goes on reading, as if it still cared.
+                let _ = two::collect(&mut body).await;
+                return Ok(());
+            }
+            let (body, _) = two::collect(&mut body).await?;
+            respond.send_response(Response::new(()), false)?.send_data(body.into(), true)?;
+            Ok(())
+        }
+    })
+    .await?;
+    let weir = Weir::start(&ruled(&[server.address], "http2", "retry: {}")).await?;
+    let mut connection = Connection::open(weir.address("out")).await?;
+    connection.send("PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await?;
+    until("the first attempt is at the upstream", async || seen.load(Ordering::Relaxed) == 1).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    connection.send(format!("{:x}\r\n{}\r\n0\r\n\r\n", 100_000, "x".repeat(100_000))).await?;
+    let response = connection.response(false).await?;
+    same!((response.status, response.header("x-weir-attempts"), response.body.len()), (200, Some("2"), 100_005));
+    holds!(response.body.starts_with(b"hellox"));
     Ok(())
 }
 
