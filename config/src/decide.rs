@@ -23,6 +23,13 @@ pub struct Facts<'r> {
     pub headers: &'r HeaderMap,
 }
 
+impl<'r> Facts<'r> {
+    /// What routing may know of TLS that is passed through: to whom it wants to be connected.
+    pub fn of_tls(server_name: &'r str, no_headers: &'r HeaderMap) -> Self {
+        Self { method: &Method::CONNECT, host: server_name, path: "/", query: None, headers: no_headers }
+    }
+}
+
 /// What to do with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {

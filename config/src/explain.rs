@@ -15,7 +15,7 @@ use crate::error::{Diagnostics, Step};
 use crate::headers::HeaderOps;
 use crate::matcher::Failed;
 use crate::path::{normalise, normalise_host};
-use crate::snapshot::{Action, Cluster, ListenerId, Rule, RuleId, Snapshot, Target};
+use crate::snapshot::{Action, Cluster, ListenerId, Rule, RuleId, Snapshot, Speaks, Target};
 use crate::yaml::{self, Node};
 
 /// A request that need not have been made.
@@ -164,6 +164,9 @@ impl AsStep for usize {
 /// Tells what is known of a cluster's endpoints, address or name and state; `None` if that is nothing beyond the file.
 pub type States<'s> = dyn Fn(&Cluster) -> Option<Vec<(String, String)>> + 's;
 
+/// TLS shows none.
+static NO_HEADERS: std::sync::LazyLock<HeaderMap> = std::sync::LazyLock::new(HeaderMap::new);
+
 /// Explains. `text` is what the snapshot was made from; `states` tells what is known of a cluster's endpoints, address or
 /// name and state; `draw` falls to one of the weighted backends.
 ///
@@ -182,21 +185,37 @@ pub fn explain(
     let place = listener.index();
     let found = snapshot.listener(listener);
     out.add("Listener", &*found.name, found.address.to_string(), lines.at(&steps(&[&"listeners", &place])));
-
+    if let Speaks::Tcp(cluster) = found.speaks {
+        let line = lines.below(&steps(&[&"listeners", &place]), &["cluster"]);
+        let cluster = snapshot.cluster(cluster);
+        out.add("Backends", &*cluster.name, "takes every connection of the listener, which carries opaque TCP", line);
+        endpoints(&mut out, cluster, &lines, states);
+        connect(&mut out, cluster, &lines);
+        return Ok(out);
+    }
+    let tls = found.speaks == Speaks::Tls;
     let host = question.url.host().or_else(|| question.headers.get("host")?.to_str().ok()).unwrap_or_default();
     let host = normalise_host(host);
     let path = normalise(question.url.path()).map_err(|_| "the path has an encoded NUL in it; weir answers 400".to_owned())?;
-    out.add("Request", "method", question.method.as_str(), Source::Derived);
-    out.add("Request", "host", &*host, Source::Derived);
-    out.add("Request", "path to match", &*path, Source::Derived);
     let query = question.url.query();
-    let facts = Facts { method: &question.method, host: &host, path: &path, query, headers: &question.headers };
+    let facts = if tls {
+        out.add("Request", "server name", &*host, Source::Derived);
+        Facts::of_tls(&host, &NO_HEADERS)
+    } else {
+        out.add("Request", "method", question.method.as_str(), Source::Derived);
+        out.add("Request", "host", &*host, Source::Derived);
+        out.add("Request", "path to match", &*path, Source::Derived);
+        Facts { method: &question.method, host: &host, path: &path, query, headers: &question.headers }
+    };
     let mut reasons: Vec<Reason> = Vec::new();
     let decision = decide(snapshot, listener, &facts, draw, &mut reasons);
     for reason in &reasons {
         tell(&mut out, snapshot, reason, &lines);
     }
     match decision {
+        Decision::None(_) if tls => {
+            out.add("Answer", "TLS alert unrecognized_name", "no route of the listener has this server name", Source::Derived);
+        }
         Decision::None(NoRoute::Host) => {
             out.add("Answer", "404 no_route", "no route of the listener has this host", Source::Derived);
         }
@@ -214,7 +233,10 @@ pub fn explain(
                 out.add("Answer", redirect.status.to_string(), format!("location: {location}"), line);
             }
         }
-        Decision::Forward { rule, backend } => forward(&mut out, snapshot, (rule, backend), question, &lines, states),
+        Decision::Forward { rule, backend } => {
+            let question = (!tls).then_some(question);
+            forward(&mut out, snapshot, (rule, backend), question, &lines, states);
+        }
     }
     Ok(out)
 }
@@ -269,7 +291,7 @@ fn forward(
     out: &mut Explanation,
     snapshot: &Snapshot,
     (id, chosen): (RuleId, usize),
-    question: &Question,
+    question: Option<&Question>,
     lines: &Lines,
     states: &States<'_>,
 ) {
@@ -285,8 +307,19 @@ fn forward(
         out.add("Backends", name, format!("{share:.4} %{drawn}").replace(".0000", ""), lines.at(&at));
     }
     let backend = &split.backends[chosen];
-    sent(out, rule, &backend.request_headers, question, &here, lines);
+    if let Some(question) = question {
+        sent(out, rule, &backend.request_headers, question, &here, lines);
+    }
     let cluster = snapshot.cluster(backend.cluster);
+    endpoints(out, cluster, lines, states);
+    if question.is_some() {
+        limits(out, rule, cluster, &here, lines);
+    } else {
+        connect(out, cluster, lines);
+    }
+}
+
+fn endpoints(out: &mut Explanation, cluster: &Cluster, lines: &Lines, states: &States<'_>) {
     let known = states(cluster).unwrap_or_else(|| configured(cluster));
     if known.is_empty() {
         out.add("Endpoints", "-", "there is none; weir answers 503 no_endpoint", Source::Derived);
@@ -294,7 +327,6 @@ fn forward(
     for (address, state) in known {
         out.add("Endpoints", address, state, lines.at(&steps(&[&"clusters", &&*cluster.name])));
     }
-    limits(out, rule, cluster, &here, lines);
 }
 
 fn configured(cluster: &Cluster) -> Vec<(String, String)> {
@@ -340,9 +372,8 @@ fn limits(out: &mut Explanation, rule: &Rule, cluster: &Cluster, here: &[Step], 
     for (name, limit) in [("request", rule.timeouts.request), ("per_try", rule.timeouts.per_try), ("idle", rule.timeouts.idle)] {
         out.add("Timeouts", name, span(limit), lines.below(here, &["timeout", name]));
     }
+    connect(out, cluster, lines);
     let of_cluster = steps(&[&"clusters", &&*cluster.name]);
-    let connect = lines.below(&of_cluster, &["connect_timeout"]);
-    out.add("Timeouts", "connect", span(Some(cluster.connect_timeout)), connect);
     match &rule.retry {
         None => out.add("Retries", "attempts", "only what was not processed: failed connects, refused streams", Source::Default),
         Some(retry) => {
@@ -355,6 +386,11 @@ fn limits(out: &mut Explanation, rule: &Rule, cluster: &Cluster, here: &[Step], 
     let budget = cluster.retry_budget;
     let said = format!("{} % of requests and {} a second", budget.percent, budget.min_per_second);
     out.add("Retries", "budget", said, lines.below(&of_cluster, &["retry_budget"]));
+}
+
+fn connect(out: &mut Explanation, cluster: &Cluster, lines: &Lines) {
+    let line = lines.below(&steps(&[&"clusters", &&*cluster.name]), &["connect_timeout"]);
+    out.add("Timeouts", "connect", format!("{:?}", cluster.connect_timeout), line);
 }
 
 #[cfg(test)]

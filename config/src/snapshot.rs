@@ -11,7 +11,7 @@ use http::uri::Authority;
 use crate::access_log::Format;
 use crate::headers::HeaderOps;
 use crate::policy::{RetryRule, Timeouts};
-use crate::schema::{Balance, Direction, ForwardingHeaders, RetryBudget, UpstreamProtocol};
+use crate::schema::{Balance, Direction, ForwardingHeaders, ProxyVersion, RetryBudget, UpstreamProtocol};
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
 use crate::weights::Weights;
@@ -185,8 +185,31 @@ pub struct Listener {
     pub hosts: HostTable,
     /// The rule for what no route speaks for: the app's, on an inbound listener.
     pub app_rule: Option<RuleId>,
-    /// Where opaque connections go, if it does not speak HTTP.
-    pub tcp: Option<ClusterId>,
+    /// What its callers speak.
+    pub speaks: Speaks,
+    /// Who may tell by the PROXY protocol for whom a connection is.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// What a listener's callers speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP.
+    #[default]
+    Http,
+    /// Opaque bytes for this cluster.
+    Tcp(ClusterId),
+    /// TLS that is passed through by server name.
+    Tls,
+}
+
+/// Who may tell by the PROXY protocol for whom a connection is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// These peers.
+    pub from: Trust,
+    /// They must.
+    pub required: bool,
 }
 
 impl Listener {
@@ -369,6 +392,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How long an idle HTTP/1 connection is kept.
     pub idle_timeout: Duration,
+    /// How its connections tell who calls.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How many retries it bears.
     pub retry_budget: RetryBudget,
 }

@@ -6,12 +6,19 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use weir_config::Snapshot;
-use weir_config::snapshot::Action;
+use weir_config::snapshot::{Action, Speaks};
 
 fn summary(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     for listener in &snapshot.listeners {
         let _ = write!(out, "listener {} {} {:?}", listener.name, listener.address, listener.direction);
+        match listener.speaks {
+            Speaks::Http => {}
+            Speaks::Tcp(cluster) => {
+                let _ = write!(out, " tcp -> {}", snapshot.cluster(cluster).name);
+            }
+            Speaks::Tls => out.push_str(" tls"),
+        }
         if let Some(rule) = listener.app_rule {
             let _ = write!(out, " else -> rule {}", rule.0);
         }

@@ -1,54 +1,138 @@
-//! Opaque TCP: a listener with `protocol: tcp` carries bytes to an endpoint of its cluster and knows nothing of them.
+//! Opaque bytes: a listener with `protocol: tcp` carries them to an endpoint of its cluster and knows nothing of them; one
+//! with `protocol: tls` looks at the server name first, and routes by it.
 //!
 //! A failed connect moves on to another endpoint. When there is none the caller is reset at once: a connection that opens
 //! and then only closes would look like a service that is there and has nothing to say.
 
+use std::future::poll_fn;
+use std::io::IoSlice;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use http::HeaderMap;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use weir_config::snapshot::ClusterId;
+use weir_config::path::normalise_host;
+use weir_config::snapshot::{Action, ClusterId};
+use weir_config::{Decision, Facts, decide};
 
 use crate::drain::Member;
+use crate::error::{BadRequest, Fault};
 use crate::h1::wire::Wire;
 use crate::http::connection::Connection;
 use crate::http::logged;
 use crate::observe::Record;
+use crate::opening::{Hello, Patience, client_hello};
 use crate::policy::attempts::{self, Report};
+use crate::state::listener::Current;
 use crate::tunnel;
 
-/// Serves a connection to its end.
-pub async fn serve(connection: Rc<Connection>, stream: TcpStream, member: Member, cluster: ClusterId) {
+/// Serves a connection to its end. `begun` was read from the stream already.
+pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut, member: Member, cluster: ClusterId) {
+    connection.listener.shard.protocols[2].add(1);
+    let current = connection.listener.current(&connection.worker);
+    let mut record = Record::start(Instant::now());
+    record.log = logged::opaque(&connection, &current, "");
+    carry(&connection, &current, Wire::new(stream, begun), &member, cluster, record).await;
+}
+
+/// Serves a connection that begins with a ClientHello to its end. `begun` was read from the stream already.
+pub async fn pass_through(connection: Rc<Connection>, mut stream: TcpStream, mut begun: BytesMut, member: Member) {
+    let patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
+    let Some(hello) = client_hello(&mut stream, &mut begun, &member, patience).await else { return };
+    let Hello::Tls(name) = hello else {
+        connection.listener.shard.malformed.add(1);
+        reset(&stream);
+        return refuse(&connection, Fault::BadRequest(BadRequest::NotTls));
+    };
+    connection.listener.shard.protocols[3].add(1);
+    let name = name.unwrap_or_default();
+    let current = connection.listener.current(&connection.worker);
+    let mut record = Record::start(Instant::now());
+    record.log = logged::opaque(&connection, &current, &name);
+    match route(&connection, &current, &name, &mut record) {
+        Some(cluster) => carry(&connection, &current, Wire::new(stream, begun), &member, cluster, record).await,
+        None => {
+            record.fault = Some(Fault::NoRoute);
+            let wire = Wire::new(stream, BytesMut::new());
+            if poll_fn(|cx| wire.poll_write(cx, &[IoSlice::new(&UNRECOGNIZED_NAME)])).await.is_ok() {
+                let _ = poll_fn(|cx| wire.poll_shutdown(cx)).await;
+            }
+        }
+    }
+}
+
+/// The fatal alert `unrecognized_name` (RFC 6066, section 3) in a record of its own.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// The cluster for a server name.
+fn route(connection: &Connection, current: &Current, name: &str, record: &mut Record) -> Option<ClusterId> {
+    let snapshot = current.prepared.snapshot();
+    let no_headers = HeaderMap::new();
+    let name = normalise_host(name);
+    let facts = Facts::of_tls(&name, &no_headers);
+    match decide(snapshot, current.id, &facts, connection.worker.draw(), &mut ()) {
+        Decision::Forward { rule, backend } => {
+            let found = snapshot.rule(rule);
+            if let Some(log) = &mut record.log {
+                log.rule = found.name.clone();
+                log.route = snapshot.route(found.route).name.clone();
+            }
+            let Action::Forward(split) = &found.action else { return None };
+            Some(split.backends[backend].cluster)
+        }
+        Decision::None(_) | Decision::Redirect(_) | Decision::Respond(_) => None,
+    }
+}
+
+async fn carry(
+    connection: &Connection,
+    current: &Current,
+    caller: Rc<Wire>,
+    member: &Member,
+    cluster: ClusterId,
+    mut record: Record,
+) {
     let worker = &connection.worker;
-    let current = connection.listener.current(worker);
     let cluster = current.prepared.cluster(worker, cluster);
     let shard = &connection.listener.shard;
-    shard.protocols[2].add(1);
-    let mut record = Record::start(Instant::now());
-    record.log = logged::opaque(&connection, &current, &cluster.config().name);
+    if let Some(log) = &mut record.log {
+        log.cluster = cluster.config().name.clone();
+    }
     let mut report = Report::default();
-    let opened = attempts::open(&cluster, worker, &mut report).await;
+    let opened = attempts::open(&cluster, worker, &connection.ends, &mut report).await;
     record.tried(report.attempts, report.denied, report.upstream);
     let lease = match opened {
         Ok(lease) => lease,
         Err(fault) => {
-            tracing::debug!(peer = %connection.peer, reason = fault.code(), "TCP connection reset");
+            tracing::debug!(peer = %connection.ends.peer, reason = fault.code(), "TCP connection reset");
             record.fault = Some(fault);
             shard.tcp_failed.add(1);
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            return;
+            return caller.with_stream(reset);
         }
     };
     let Some(upstream) = lease.wire() else { return };
-    let caller = Wire::new(stream, BytesMut::new());
     let count = |up, down| {
         shard.tcp_bytes[0].add(up);
         shard.tcp_bytes[1].add(down);
     };
-    let carried = tunnel::carry(&caller, &upstream, &member, &worker.alarms, &count).await;
+    let carried = tunnel::carry(&caller, &upstream, member, &worker.alarms, &count).await;
     record.bytes_in = carried.up;
     record.bytes_out = carried.down;
     record.complete();
+}
+
+/// Has the caller see a reset when the connection closes.
+fn reset(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Logs a connection that is not served.
+pub fn refuse(connection: &Connection, fault: Fault) {
+    tracing::debug!(peer = %connection.ends.peer, reason = fault.code(), "connection refused");
+    let current = connection.listener.current(&connection.worker);
+    let mut record = Record::start(Instant::now());
+    record.log = logged::opaque(connection, &current, "");
+    record.fault = Some(fault);
 }

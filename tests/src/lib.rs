@@ -15,6 +15,7 @@ pub mod frames;
 pub mod load;
 pub mod origin;
 pub mod peers;
+pub mod programs;
 pub mod quick;
 pub mod raw;
 pub mod script;

@@ -51,6 +51,14 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::new() })
     }
 
+    /// This end's address.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub fn local(&self) -> Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
+    }
+
     /// Sends bytes.
     ///
     /// # Errors

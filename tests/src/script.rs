@@ -71,6 +71,19 @@ impl Peer {
         }
     }
 
+    /// The next so many bytes.
+    ///
+    /// # Errors
+    /// They do not arrive within ten seconds.
+    pub async fn exactly(&mut self, count: usize) -> Result<Vec<u8>> {
+        while self.buffer.len() < count {
+            if tokio::time::timeout(LIMIT, self.stream.read_buf(&mut self.buffer)).await?? == 0 {
+                return Err(format!("closed after {} of {count} bytes", self.buffer.len()).into());
+            }
+        }
+        Ok(self.buffer.drain(..count).collect())
+    }
+
     /// Sends bytes.
     ///
     /// # Errors

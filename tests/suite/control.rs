@@ -8,6 +8,8 @@ mod explain;
 mod file;
 mod lifecycle;
 mod listeners;
+mod passthrough;
+mod proxy_protocol;
 mod shutdown;
 mod split;
 mod swaps;
@@ -34,6 +36,8 @@ pub fn trials() -> Vec<Trial> {
         shutdown::trials(),
         lifecycle::trials(),
         tcp::trials(),
+        proxy_protocol::trials(),
+        passthrough::trials(),
         explain::trials(),
     ]
     .into_iter()

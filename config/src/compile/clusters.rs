@@ -30,6 +30,7 @@ fn one(name: &str, cluster: &schema::Cluster, path: &Path<'_>, found: &mut Diagn
         balance: cluster.balance,
         connect_timeout: cluster.connect_timeout.0,
         idle_timeout: cluster.idle_timeout.0,
+        proxy_protocol: cluster.proxy_protocol,
         retry_budget: cluster.retry_budget,
     }
 }

@@ -5,9 +5,9 @@ use crate::error::{Diagnostics, Path, suggest};
 use crate::headers::HeaderOps;
 use crate::policy::Timeouts;
 use crate::schema::{self, Balance, Config, Direction, ForwardingHeaders, ListenerProtocol, UpstreamProtocol};
-use crate::snapshot::Upgrades;
 use crate::snapshot::{
-    Action, AdminAddress, Backend, Cluster, ClusterId, Endpoint, Limits, Listener, Route, RouteId, Rule, RuleId, Split, Target,
+    Action, AdminAddress, Backend, Cluster, ClusterId, Endpoint, Limits, Listener, ProxyProtocol, Route, RouteId, Rule, RuleId,
+    Speaks, Split, Target, Upgrades,
 };
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
@@ -55,12 +55,17 @@ fn draft(
     let trust = match &listener.trusted_peers {
         None if outbound => Trust::any(),
         None => Trust::private(),
-        Some(words) => Trust::parse(words).unwrap_or_else(|place| {
-            found.error(&path.key("trusted_peers").index(place), format!("`{}` is not an address or range", words[place])).hint =
-                Some("for example `10.0.0.0/8`; or one of `any`, `none`, `loopback`, `private`".to_owned());
-            Trust::any()
-        }),
+        Some(words) => peers(words, &path.key("trusted_peers"), found),
     };
+    let proxy_protocol = listener.proxy_protocol.as_ref().map(|proxy| {
+        let path = path.key("proxy_protocol");
+        let path = path.key("from");
+        if proxy.from.is_empty() {
+            found.error(&path, "an empty list believes nobody").hint =
+                Some("name the load balancer's addresses, for example `10.0.0.0/8`".to_owned());
+        }
+        ProxyProtocol { from: peers(&proxy.from, &path, found), required: proxy.required }
+    });
     let default_forwarding = if outbound { ForwardingHeaders::None } else { ForwardingHeaders::XForwarded };
     let limits = Limits {
         header_bytes: usize::try_from(listener.limits.header_bytes.0).unwrap_or(usize::MAX),
@@ -91,9 +96,18 @@ fn draft(
             limits,
             hosts: HostTable::default(),
             app_rule: None,
-            tcp: None,
+            speaks: Speaks::Http,
+            proxy_protocol,
         },
     }
+}
+
+fn peers(words: &[String], path: &Path<'_>, found: &mut Diagnostics) -> Trust {
+    Trust::parse(words).unwrap_or_else(|place| {
+        found.error(&path.index(place), format!("`{}` is not an address or range", words[place])).hint =
+            Some("for example `10.0.0.0/8`; or one of `any`, `none`, `loopback`, `private`".to_owned());
+        Trust::any()
+    })
 }
 
 /// The cluster that stands for an inbound listener's app.
@@ -132,54 +146,74 @@ fn app_cluster(
         balance: Balance::LeastRequest,
         connect_timeout: schema::Cluster::default_connect().0,
         idle_timeout: schema::Cluster::default_idle().0,
+        proxy_protocol: None,
         retry_budget: schema::RetryBudget::default(),
     });
     Some(id)
 }
 
-/// Gives each opaque listener its cluster.
-pub(super) fn add_tcp(config: &Config, drafts: &mut [Draft], clusters: &ClusterNames, found: &mut Diagnostics) {
+/// Gives each listener that does not speak HTTP its cluster.
+pub(super) fn add_opaque(config: &Config, drafts: &mut [Draft], clusters: &ClusterNames, found: &mut Diagnostics) {
     let root = Path::ROOT;
     let all = root.key("listeners");
     for ((index, listener), draft) in config.listeners.iter().enumerate().zip(drafts) {
         let path = all.index(index);
-        let here = path.key("cluster");
-        match (listener.protocol, listener.direction, &listener.cluster) {
-            (ListenerProtocol::Auto, _, None) => {}
-            (ListenerProtocol::Auto, _, Some(_)) => {
-                found.key_error(&here, "only a listener with `protocol: tcp` names its cluster").hint =
-                    Some("HTTP goes where the routes say; or add `protocol: tcp`".to_owned());
+        let cluster = opaque_cluster(listener, draft.app, clusters, &path, found);
+        match (listener.protocol, cluster) {
+            (ListenerProtocol::Auto, _) | (ListenerProtocol::Tcp, None) => {}
+            (ListenerProtocol::Tcp, Some(cluster)) => draft.listener.speaks = Speaks::Tcp(cluster),
+            (ListenerProtocol::Tls, cluster) => {
+                draft.listener.speaks = Speaks::Tls;
+                draft.app = cluster;
             }
-            (ListenerProtocol::Tcp, Direction::Inbound, None) => draft.listener.tcp = draft.app,
-            (ListenerProtocol::Tcp, Direction::Inbound, Some(_)) => {
-                found.key_error(&here, "an inbound listener sends everything to its `app`");
-            }
-            (ListenerProtocol::Tcp, Direction::Outbound, None) => {
-                found.error(&path, "a listener with `protocol: tcp` needs `cluster`").hint =
-                    Some("where its connections go, for example `cluster: orders-db`".to_owned());
-            }
-            (ListenerProtocol::Tcp, Direction::Outbound, Some(name)) => match clusters.get(name) {
-                Some(cluster) => draft.listener.tcp = Some(*cluster),
-                None => {
-                    found.error(&here, format!("there is no cluster `{name}`")).hint =
-                        Some(suggest(name, clusters.keys().map(String::as_str)));
-                }
-            },
         }
     }
 }
 
-/// Gives each inbound listener the rule that sends to its app what no route speaks for.
+/// Where a listener sends what no route speaks for.
+fn opaque_cluster(
+    listener: &schema::Listener,
+    app: Option<ClusterId>,
+    clusters: &ClusterNames,
+    path: &Path<'_>,
+    found: &mut Diagnostics,
+) -> Option<ClusterId> {
+    let here = path.key("cluster");
+    let Some(name) = &listener.cluster else {
+        if listener.protocol == ListenerProtocol::Tcp && listener.direction == Direction::Outbound {
+            found.error(path, "a listener with `protocol: tcp` needs `cluster`").hint =
+                Some("where its connections go, for example `cluster: orders-db`".to_owned());
+        }
+        return app;
+    };
+    if listener.protocol == ListenerProtocol::Auto {
+        found.key_error(&here, "only a listener with `protocol: tcp` or `tls` names a cluster").hint =
+            Some("HTTP goes where the routes say; or add `protocol: tcp`".to_owned());
+        return None;
+    }
+    if listener.direction == Direction::Inbound {
+        found.key_error(&here, "an inbound listener sends to its `app` what no route speaks for");
+        return app;
+    }
+    let known = clusters.get(name).copied();
+    if known.is_none() {
+        found.error(&here, format!("there is no cluster `{name}`")).hint =
+            Some(suggest(name, clusters.keys().map(String::as_str)));
+    }
+    known
+}
+
+/// Gives each listener that has somewhere to send what no route speaks for, above all an app, the rule that does.
 pub(super) fn add_app_rules(drafts: &mut [Draft], clusters: &[Cluster], routes: &mut Vec<Route>, rules: &mut Vec<Rule>) {
     for draft in drafts {
-        let Some(app) = draft.app else { continue };
+        let Some(app) = draft.app.filter(|_| !matches!(draft.listener.speaks, Speaks::Tcp(_))) else { continue };
         let (Ok(route), Ok(rule)) = (u32::try_from(routes.len()), u32::try_from(rules.len())) else { return };
         let Some(weights) = Weights::new([1]) else { return };
         let name: Box<str> = clusters[app.index()].name.clone();
         routes.push(Route { name, table: RuleTable::default() });
         let backend = Backend { cluster: app, request_headers: HeaderOps::default(), response_headers: HeaderOps::default() };
         rules.push(Rule {
-            name: "app".into(),
+            name: if draft.listener.is_inbound() { "app".into() } else { "otherwise".into() },
             route: RouteId(route),
             action: Action::Forward(Split { backends: Box::new([backend]), weights }),
             rewrite: None,

@@ -23,7 +23,7 @@ pub fn compile(config: &Config, found: &mut Diagnostics) -> Option<Snapshot> {
     let (mut clusters, names) = clusters::compile(config, found);
     let mut listeners = listeners::compile(config, &mut clusters, found);
     let (mut routes, mut rules) = routes::compile(config, &names, &mut listeners, found);
-    listeners::add_tcp(config, &mut listeners, &names, found);
+    listeners::add_opaque(config, &mut listeners, &names, found);
     listeners::add_app_rules(&mut listeners, &clusters, &mut routes, &mut rules);
     shadow::check(&routes, &rules, found);
     if config.shutdown.min.0 >= config.shutdown.deadline.0 {

@@ -88,17 +88,23 @@ fn file_hosts(
                 found.error(&here.index(place), format!("the listener `{name}` carries opaque TCP, which has no hosts")).hint =
                     Some("name where it goes in the listener's own `cluster`".to_owned());
             }
+            let tls = |listener: &&schema::Listener| listener.name == *name && listener.protocol == ListenerProtocol::Tls;
+            if config.listeners.iter().any(|listener| tls(&listener)) {
+                only_backends(route, name, path, found);
+            }
         }
         if named.is_empty() {
             found.error(&here, "an empty list puts the route on no listener").hint =
                 Some("leave `listeners` out for every outbound listener".to_owned());
         }
     }
-    if route.listeners.is_none() && !listeners.iter().any(|draft| draft.listener.direction == Direction::Outbound) {
+    let by_default =
+        |listener: &schema::Listener| listener.direction == Direction::Outbound && listener.protocol == ListenerProtocol::Auto;
+    if route.listeners.is_none() && !config.listeners.iter().any(by_default) {
         found
             .error(
                 path,
-                "this route belongs to no listener: without `listeners` a route is for outbound ones, and there are none",
+                "this route belongs to no listener: without `listeners` a route is for outbound HTTP, and no listener has it",
             )
             .hint = Some("name the listeners, for example `listeners: [inbound]`".to_owned());
     }
@@ -110,11 +116,12 @@ fn file_hosts(
     for (place, host) in route.hosts.iter().enumerate() {
         let host_path = hosts_path.index(place);
         let Some(pattern) = host_pattern(host, &host_path, found) else { continue };
-        let mine = listeners.iter_mut().filter(|draft| match &route.listeners {
-            Some(named) => named.iter().any(|name| **name == *draft.listener.name),
-            None => draft.listener.direction == Direction::Outbound,
+        let all = config.listeners.iter().zip(listeners.iter_mut());
+        let mine = all.filter(|(listener, _)| match &route.listeners {
+            Some(named) => named.contains(&listener.name),
+            None => by_default(listener),
         });
-        let taken = mine.filter_map(|draft| {
+        let taken = mine.filter_map(|(_, draft)| {
             let other = draft.listener.hosts.insert(pattern.clone(), id)?;
             Some((other, draft.listener.name.clone()))
         });
@@ -126,6 +133,35 @@ fn file_hosts(
                 format!("the host `{host}` already belongs to the route `{other}` on the listener `{listener}`")
             };
             found.error(&host_path, mistake).hint = Some("put the rules of one host into one route".to_owned());
+        }
+    }
+}
+
+/// TLS that is passed through shows its server name and nothing else.
+fn only_backends(route: &schema::Route, listener: &str, path: &Path<'_>, found: &mut Diagnostics) {
+    let rules = path.key("rules");
+    for (place, rule) in route.rules.iter().enumerate() {
+        let here = rules.index(place);
+        let keys = [
+            ("match", rule.matches.is_some()),
+            ("redirect", rule.redirect.is_some()),
+            ("respond", rule.respond.is_some()),
+            ("rewrite", rule.rewrite.is_some()),
+            ("headers", rule.headers.is_some()),
+            ("timeout", rule.timeout.is_some()),
+            ("retry", rule.retry.is_some()),
+            ("upgrades", rule.upgrades.is_some()),
+        ];
+        for (key, _) in keys.iter().filter(|(_, present)| *present) {
+            found
+                .key_error(&here.key(key), format!("the listener `{listener}` passes TLS through: `{key}` can have no effect"))
+                .hint = Some("only `backends` can; for HTTP write a route of its own".to_owned());
+        }
+        for (number, _) in rule.backends.iter().flatten().enumerate().filter(|(_, backend)| backend.headers.is_some()) {
+            let here = here.key("backends");
+            let here = here.index(number);
+            let message = format!("the listener `{listener}` passes TLS through: `headers` can have no effect");
+            found.key_error(&here.key("headers"), message);
         }
     }
 }

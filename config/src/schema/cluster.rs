@@ -25,6 +25,9 @@ pub struct Cluster {
     /// An idle HTTP/1 connection is kept for reuse this long. Set it below the peer's own idle limit. Default `4s`.
     #[serde(default = "Cluster::default_idle")]
     pub idle_timeout: Span,
+    /// Begin each connection with a PROXY header that tells the caller's addresses (HAProxy `send-proxy`,
+    /// `send-proxy-v2`). A connection then serves one caller only. Default: none.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How many retries the cluster bears.
     #[serde(default)]
     pub retry_budget: RetryBudget,
@@ -66,6 +69,16 @@ impl WeightedEndpoint {
     fn default_weight() -> u32 {
         1
     }
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// What weir speaks to an upstream.

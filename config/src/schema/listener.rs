@@ -17,12 +17,16 @@ pub struct Listener {
     /// `outbound`: what the app calls. `inbound`: what calls the app.
     pub direction: Direction,
     /// `auto`: HTTP, its version told apart by the first bytes. `tcp`: opaque bytes, carried to `cluster` (on an inbound
-    /// listener to the app). Default `auto`.
+    /// listener to the app). `tls`: TLS passed through untouched, to the backends of the route whose `hosts` have the
+    /// server name (SNI) of the ClientHello. Default `auto`.
     #[serde(default)]
     pub protocol: ListenerProtocol,
-    /// Where an outbound listener with `protocol: tcp` sends its connections.
+    /// Where an outbound listener with `protocol: tcp` sends its connections, and one with `protocol: tls` those that no
+    /// route speaks for. Without it those get the TLS alert `unrecognized_name`.
     #[schemars(example = &"orders-db")]
     pub cluster: Option<String>,
+    /// The PROXY protocol: who really called, told by a load balancer in front.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Where the app listens; needed on an inbound listener, which sends everything there that no route speaks for.
     #[schemars(example = &"127.0.0.1:8080")]
     pub app: Option<String>,
@@ -51,6 +55,27 @@ pub enum ListenerProtocol {
     Auto,
     /// Whatever it is.
     Tcp,
+    /// TLS that weir does not end.
+    Tls,
+}
+
+/// Who may say, by the PROXY protocol (versions 1 and 2), for whom a connection is (Envoy `proxy_protocol` listener filter).
+/// The addresses it tells take the place of the connection's own: in the log, in forwarding headers, for `trusted_peers`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// Peers whose PROXY header is believed: addresses, CIDR ranges, or the words of `trusted_peers`. For any other peer
+    /// the header is no header but the first bytes of a malformed request.
+    pub from: Vec<String>,
+    /// Whether a connection from these peers without the header is refused. Default true.
+    #[serde(default = "ProxyProtocol::default_required")]
+    pub required: bool,
+}
+
+impl ProxyProtocol {
+    fn default_required() -> bool {
+        true
+    }
 }
 
 /// Which side of the app a listener serves.

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use cluster::{Balance, Cluster, Endpoint, UpstreamProtocol, WeightedEndpoint};
-pub use listener::{Direction, ForwardingHeaders, Http2, Limits, Listener, ListenerProtocol};
+pub use cluster::{Balance, Cluster, Endpoint, ProxyVersion, UpstreamProtocol, WeightedEndpoint};
+pub use listener::{Direction, ForwardingHeaders, Http2, Limits, Listener, ListenerProtocol, ProxyProtocol};
 pub use policy::{Backoff, Retry, RetryBudget, RetryOn, Timeout};
 pub use route::{
     Backend, GrpcMatch, HeaderChanges, Headers, Match, OneOrMany, PathMatch, PathRewrite, Range, Redirect, RegexRewrite, Respond,

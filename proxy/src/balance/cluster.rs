@@ -156,6 +156,7 @@ impl ClusterState {
         let limit = self.config.borrow().idle_timeout;
         for endpoint in &self.endpoints.borrow().list {
             endpoint.h1.sweep(now, limit);
+            endpoint.h2.sweep(now, limit);
         }
     }
 

@@ -37,11 +37,15 @@ pub enum BadRequest {
     Version,
     /// Pseudo-headers of HTTP/2 are missing or contradictory.
     Pseudo,
+    /// Something other than TLS where TLS is passed through.
+    NotTls,
+    /// A PROXY header is missing where there must be one, or malformed.
+    ProxyHeader,
 }
 
 impl BadRequest {
     /// Every way.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Syntax,
         Self::LineEnd,
         Self::Folded,
@@ -58,6 +62,8 @@ impl BadRequest {
         Self::HeaderCount,
         Self::Version,
         Self::Pseudo,
+        Self::NotTls,
+        Self::ProxyHeader,
     ];
 
     /// The stable code.
@@ -79,6 +85,8 @@ impl BadRequest {
             Self::HeaderCount => "header_count",
             Self::Version => "bad_version",
             Self::Pseudo => "bad_pseudo_header",
+            Self::NotTls => "not_tls",
+            Self::ProxyHeader => "bad_proxy_header",
         }
     }
 
@@ -101,6 +109,8 @@ impl BadRequest {
             Self::HeaderCount => "the header block is over the listener's limits.header_count",
             Self::Version => "only HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken here",
             Self::Pseudo => "the pseudo-headers are incomplete or contradictory",
+            Self::NotTls => "the listener passes TLS through, and this is not TLS",
+            Self::ProxyHeader => "the connection must begin with a PROXY header (the listener's proxy_protocol)",
         }
     }
 
@@ -121,7 +131,9 @@ impl BadRequest {
             | Self::Target
             | Self::EncodedNul
             | Self::UpgradeBody
-            | Self::Pseudo => StatusCode::BAD_REQUEST,
+            | Self::Pseudo
+            | Self::NotTls
+            | Self::ProxyHeader => StatusCode::BAD_REQUEST,
         }
     }
 }

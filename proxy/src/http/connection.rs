@@ -1,22 +1,16 @@
 //! One accepted connection: which protocol it speaks, and what its requests need to know of it.
 
-use std::future::poll_fn;
-use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, ReadBuf};
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::forwarding::Caller;
-use super::h1::Patience;
 use super::h2_gate::PREFACE;
 use super::{h1, h2};
 use crate::drain::Member;
+use crate::opening::{Patience, read_until};
+use crate::proxy_protocol::Ends;
 use crate::state::Worker;
 use crate::state::listener::ListenerState;
 
@@ -26,29 +20,27 @@ pub struct Connection {
     pub worker: Rc<Worker>,
     /// The listener that accepted it.
     pub listener: Rc<ListenerState>,
-    /// The caller's address.
-    pub peer: SocketAddr,
-    /// The address it was accepted on.
-    pub local: SocketAddr,
+    /// The caller's address, and where it was accepted.
+    pub ends: Ends,
     /// The caller, for forwarding headers and trust.
     pub caller: Caller,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(connection: Rc<Connection>, mut stream: TcpStream, member: Member) {
+/// Serves a connection to its end. `begun` was read from the stream already.
+pub async fn serve(connection: Rc<Connection>, mut stream: TcpStream, mut begun: BytesMut, member: Member) {
     let mut patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
-    let Some((protocol, prefix)) = detect(&mut stream, &member, &mut patience).await else {
+    let Some(protocol) = read_until(&mut stream, &mut begun, &member, &mut patience, classify).await else {
         return;
     };
     let counted = &connection.listener.shard.protocols;
     match protocol {
         Protocol::Http1 => {
             counted[0].add(1);
-            h1::serve(connection, stream, prefix, member).await;
+            h1::serve(connection, stream, begun, member).await;
         }
         Protocol::Http2 => {
             counted[1].add(1);
-            h2::serve(connection, stream, prefix, member).await;
+            h2::serve(connection, stream, begun.freeze(), member).await;
         }
     }
 }
@@ -57,42 +49,6 @@ pub async fn serve(connection: Rc<Connection>, mut stream: TcpStream, member: Me
 enum Protocol {
     Http1,
     Http2,
-}
-
-/// Reads until the first bytes tell the protocol. `None` if the caller went away first.
-async fn detect(stream: &mut TcpStream, member: &Member, patience: &mut Patience) -> Option<(Protocol, Bytes)> {
-    let mut seen = BytesMut::new();
-    poll_fn(|cx| {
-        member.watch(cx);
-        loop {
-            if member.is_aborted() {
-                return Poll::Ready(None);
-            }
-            // A scratch buffer, so that a connection that says nothing holds no memory.
-            let mut scratch = [MaybeUninit::uninit(); 8192];
-            let mut buf = ReadBuf::uninit(&mut scratch);
-            match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
-                Poll::Pending if member.may_leave(false) && seen.is_empty() && !has_said_something(stream) => {
-                    return patience.until(member.fresh_until(), cx).map(|()| None);
-                }
-                // A caller that sends part of a preface would get no answer that it understands.
-                Poll::Pending => return patience.poll(!seen.is_empty(), cx).map(|_| None),
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => seen.extend_from_slice(buf.filled()),
-                Poll::Ready(_) => return Poll::Ready(None),
-            }
-            if let Some(protocol) = classify(&seen) {
-                return Poll::Ready(Some((protocol, seen.split().freeze())));
-            }
-        }
-    })
-    .await
-}
-
-/// Whether bytes wait in the kernel. A fresh socket reads as pending until the reactor has looked at it, so a drain must
-/// ask the kernel before it takes silence for an answer.
-pub(super) fn has_said_something(stream: &TcpStream) -> bool {
-    let mut one = [MaybeUninit::uninit(); 1];
-    matches!(SockRef::from(stream).peek(&mut one), Ok(1))
 }
 
 /// The protocol that a stream begins with, once enough of it is there.

@@ -9,18 +9,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::Response;
 use http_body::{Body, SizeHint};
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use super::body::ResponseBody;
-use super::connection::{Connection, has_said_something};
+use super::connection::Connection;
 use super::informational::Caller;
 use super::{logged, request};
-use crate::clock::{Alarm, Alarms};
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::h1::encode::{self, Coding, Recipient};
@@ -28,6 +26,7 @@ use crate::h1::request::{RequestHead, Scanner, read};
 use crate::h1::send::{SendError, Sender};
 use crate::h1::wire::Wire;
 use crate::h1::{Framing, Limits};
+use crate::opening::{Patience, has_said_something};
 use crate::upstream::MAX_UPLOAD_ALONE;
 use crate::upstream::body::Source;
 use crate::{respond, tunnel};
@@ -44,11 +43,11 @@ const MAX_GOODBYE: Duration = Duration::from_secs(5);
 /// A usual head fits; a longer one grows.
 const USUAL_HEAD: usize = 1024;
 
-/// Serves the connection to its end. `prefix` was read from the stream already.
-pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes, member: Member) {
+/// Serves the connection to its end. `begun` was read from the stream already.
+pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut, member: Member) {
     let configured = connection.listener.limits();
     let limits = Limits { header_bytes: configured.header_bytes, header_count: configured.header_count };
-    let wire = Wire::new(stream, BytesMut::from(prefix));
+    let wire = Wire::new(stream, begun);
     let mut scanner = Scanner::default();
     let mut patience = Patience::new(&connection.worker.alarms, &configured);
     let end = loop {
@@ -96,44 +95,6 @@ enum End {
     Refused(Fault),
 }
 
-/// How long a connection waits for a request, and for the rest of its head.
-pub(super) struct Patience {
-    alarm: Alarm,
-    idle: Option<Duration>,
-    head: Option<Duration>,
-    idle_since: Option<Instant>,
-    head_since: Option<Instant>,
-    /// Whether a request has come.
-    served: bool,
-}
-
-impl Patience {
-    pub(super) fn new(alarms: &Rc<Alarms>, limits: &weir_config::snapshot::Limits) -> Self {
-        let alarm = Alarm::of(alarms);
-        Self { alarm, idle: limits.idle, head: limits.header_read, idle_since: None, head_since: None, served: false }
-    }
-
-    /// A request is there; the next one has its own time.
-    pub(super) fn restart(&mut self) {
-        self.idle_since = None;
-        self.head_since = None;
-        self.served = true;
-    }
-
-    /// Ready at this moment.
-    pub(super) fn until(&mut self, moment: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        self.alarm.poll(moment, cx)
-    }
-
-    /// Ready when nothing more is waited for: `None` between two requests, a fault inside a head.
-    pub(super) fn poll(&mut self, begun: bool, cx: &mut Context<'_>) -> Poll<Option<Fault>> {
-        let (limit, since) = if begun { (self.head, &mut self.head_since) } else { (self.idle, &mut self.idle_since) };
-        let Some(limit) = limit else { return Poll::Pending };
-        let since = *since.get_or_insert_with(Instant::now);
-        self.alarm.poll(since + limit, cx).map(|()| begun.then_some(Fault::SlowHead))
-    }
-}
-
 /// The next request; `None` if there is none.
 fn next(
     wire: &Wire,
@@ -153,7 +114,9 @@ fn next(
         }
         match wire.poll_fill(cx) {
             // What the caller sent already is answered; silence ends the connection.
-            Poll::Pending if member.may_leave(patience.served) && wire.is_empty() && !wire.with_stream(has_said_something) => {
+            Poll::Pending
+                if member.may_leave(patience.has_served()) && wire.is_empty() && !wire.with_stream(has_said_something) =>
+            {
                 return Poll::Ready(Ok(None));
             }
             Poll::Pending => return patience.poll(!wire.is_empty(), cx).map(|fault| fault.map_or(Ok(None), Err)),
@@ -304,7 +267,7 @@ fn is_large(wire: &Wire) -> bool {
 /// Says the refusal, if there is one, and closes so that it arrives.
 async fn goodbye(connection: &Rc<Connection>, wire: &Wire, end: &End) {
     if let End::Refused(fault) = *end {
-        tracing::debug!(peer = %connection.peer, reason = fault.code(), "request refused");
+        tracing::debug!(peer = %connection.ends.peer, reason = fault.code(), "request refused");
         let id = logged::log_refusal(connection, fault);
         let bytes = respond::raw(fault, &id);
         if write_all(wire, &bytes).await.is_err() {

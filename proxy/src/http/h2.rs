@@ -17,13 +17,13 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::connection::Connection;
-use super::h1::Patience;
 use super::h2_gate::{Flood, Inspector};
 use super::informational::Caller;
 use super::request;
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
+use crate::opening::Patience;
 use crate::upstream::body::Source;
 use crate::upstream::pump::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, pump};
 
@@ -60,7 +60,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
     let mut http = match until_drained(handshake, &member).await {
         Some(Ok(http)) => http,
         Some(Err(error)) => {
-            tracing::debug!(peer = %connection.peer, %error, "HTTP/2 handshake failed");
+            tracing::debug!(peer = %connection.ends.peer, %error, "HTTP/2 handshake failed");
             return;
         }
         None => return,
@@ -89,7 +89,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
                 accepted = http.poll_accept(cx);
             }
             if let Some(found) = flood.take() {
-                tracing::warn!(peer = %connection.peer, flood = ?found, "HTTP/2 flood; the connection is closed");
+                tracing::warn!(peer = %connection.ends.peer, flood = ?found, "HTTP/2 flood; the connection is closed");
                 connection.listener.shard.floods.add(1);
                 http.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 let mut sleep = Box::pin(tokio::time::sleep(MAX_LAST_WORDS));
@@ -106,7 +106,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
                 tokio::task::spawn_local(one(Rc::clone(&connection), request, respond, Rc::clone(&active)));
             }
             Some(Err(error)) => {
-                tracing::debug!(peer = %connection.peer, %error, "HTTP/2 connection ended");
+                tracing::debug!(peer = %connection.ends.peer, %error, "HTTP/2 connection ended");
                 return;
             }
             None => return,
@@ -160,7 +160,7 @@ async fn one(
         Ok(_) if ends => {}
         Ok(send) => pump(body, send).await,
         Err(error) => {
-            tracing::debug!(peer = %connection.peer, %error, "response not sent");
+            tracing::debug!(peer = %connection.ends.peer, %error, "response not sent");
             let gone = error.is_io() || error.is_go_away() || error.is_reset();
             body.fail(if gone { Fault::DownstreamGone } else { Fault::UpstreamProtocol });
             respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR);

@@ -35,8 +35,8 @@ pub(super) fn log_entry(
         path: target.to_owned(),
         authority: request::authority(head).unwrap_or_default().to_owned(),
         version: head.version,
-        peer: connection.peer,
-        local: connection.local,
+        peer: connection.ends.peer,
+        local: connection.ends.local,
         request_headers: wants_headers.then(|| head.headers.clone()),
         response_headers: None,
         user_agent: head.headers.get(USER_AGENT).cloned(),
@@ -51,8 +51,8 @@ pub(super) fn log_entry(
     }))
 }
 
-/// What the log is to know of an opaque connection; `None` if there is no log.
-pub fn opaque(connection: &Connection, current: &Current, cluster: &str) -> Option<Box<LogEntry>> {
+/// What the log is to know of an opaque connection for `name`, which may be empty; `None` if there is no log.
+pub fn opaque(connection: &Connection, current: &Current, name: &str) -> Option<Box<LogEntry>> {
     current.prepared.log.as_ref()?;
     let (mut head, ()) = Request::new(()).into_parts();
     head.uri = Uri::from_static("/-");
@@ -61,7 +61,7 @@ pub fn opaque(connection: &Connection, current: &Current, cluster: &str) -> Opti
     let mut entry = log_entry(connection, current, &head, &correlation)?;
     "-".clone_into(&mut entry.path);
     entry.method = Method::from_bytes(b"-").unwrap_or(Method::GET);
-    entry.cluster = cluster.into();
+    name.clone_into(&mut entry.authority);
     entry.opaque = true;
     Some(entry)
 }

@@ -315,7 +315,7 @@ impl Forward {
     /// Answers CONNECT: with a tunnel to an endpoint of the cluster.
     async fn open_tunnel(self, connection: &Connection, mut record: Record) -> Response<ResponseBody> {
         let mut report = Report::default();
-        let opened = attempts::open(&self.cluster, &connection.worker, &mut report).await;
+        let opened = attempts::open(&self.cluster, &connection.worker, &connection.ends, &mut report).await;
         record.tried(report.attempts, report.denied, report.upstream);
         match opened {
             Ok(lease) => {
@@ -378,6 +378,7 @@ impl Forward {
             http2,
             grpc,
             upgrade: upgrades,
+            ends: &connection.ends,
             waiting,
         };
         let mut report = Report::default();

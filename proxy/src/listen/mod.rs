@@ -6,16 +6,21 @@
 pub mod sockets;
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::TrySendError;
+use weir_config::snapshot::Speaks;
 
+use crate::drain::Member;
+use crate::error::{BadRequest, Fault};
 use crate::http::connection::{self, Connection};
 use crate::http::forwarding::Caller;
+use crate::opening::{self, Patience, Told};
+use crate::proxy_protocol::Ends;
 use crate::state::listener::ListenerState;
 use crate::state::{Message, Worker};
 use crate::tcp;
@@ -111,20 +116,71 @@ fn serve(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
     }
     let _ = stream.set_nodelay(true);
     let open = Open::new(worker, state);
-    let connection = Rc::new(describe(worker, state, peer, local));
+    let ends = Ends { peer, local };
     let member = state.connections.join();
-    tokio::task::spawn_local(async move {
-        match connection.listener.opaque() {
-            Some(cluster) => Box::pin(tcp::serve(connection, stream, member, cluster)).await,
-            None => connection::serve(connection, stream, member).await,
+    match state.proxy_protocol(peer.ip()) {
+        None => {
+            let connection = describe(worker, state, ends);
+            tokio::task::spawn_local(async move {
+                converse(connection, stream, BytesMut::new(), member).await;
+                drop(open);
+            });
         }
-        drop(open);
-    });
+        Some(required) => {
+            let (worker, state) = (Rc::clone(worker), Rc::clone(state));
+            tokio::task::spawn_local(async move {
+                introduced(&worker, &state, ends, stream, required, member).await;
+                drop(open);
+            });
+        }
+    }
 }
 
-fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, peer: SocketAddr, local: SocketAddr) -> Connection {
-    let caller = Caller::new(peer.ip(), state.trusts(peer.ip().to_canonical()));
-    Connection { worker: Rc::clone(worker), listener: Rc::clone(state), peer, local, caller }
+/// Serves a connection that begins with who it is for.
+async fn introduced(
+    worker: &Rc<Worker>,
+    state: &Rc<ListenerState>,
+    ends: Ends,
+    mut stream: TcpStream,
+    required: bool,
+    member: Member,
+) {
+    let mut begun = BytesMut::new();
+    let patience = Patience::new(&worker.alarms, &state.limits());
+    // Boxed, for it is over before the connection is served.
+    let told = Box::pin(opening::proxy_header(&mut stream, &mut begun, &member, patience)).await;
+    let ends = match told {
+        None => return,
+        Some(Told::Ends(ends)) => ends,
+        Some(Told::Nothing) => ends,
+        Some(Told::Absent) if !required => ends,
+        Some(Told::Absent | Told::Malformed) => {
+            state.shard.malformed.add(1);
+            if state.shard.malformed.get() % 1000 == 1 {
+                tracing::warn!(
+                    listener = %state.name, peer = %ends.peer,
+                    "a connection without a valid PROXY header was closed; does the balancer send it? (`proxy_protocol`)"
+                );
+            }
+            return tcp::refuse(&describe(worker, state, ends), Fault::BadRequest(BadRequest::ProxyHeader));
+        }
+    };
+    converse(describe(worker, state, ends), stream, begun, member).await;
+}
+
+/// Serves a connection whose caller is known.
+async fn converse(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut, member: Member) {
+    match connection.listener.speaks() {
+        Speaks::Http => connection::serve(connection, stream, begun, member).await,
+        Speaks::Tcp(cluster) => Box::pin(tcp::serve(connection, stream, begun, member, cluster)).await,
+        Speaks::Tls => Box::pin(tcp::pass_through(connection, stream, begun, member)).await,
+    }
+}
+
+fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, ends: Ends) -> Rc<Connection> {
+    let peer = ends.peer.ip();
+    let caller = Caller::new(peer, state.trusts(peer.to_canonical()));
+    Rc::new(Connection { worker: Rc::clone(worker), listener: Rc::clone(state), ends, caller })
 }
 
 /// Counts an open connection.

@@ -225,7 +225,7 @@ fn listeners(out: &mut Text, metrics: &Metrics) {
     let name = "weir_downstream_protocols_total";
     out.head(name, "counter", "Connections accepted, by the protocol that was detected.");
     for (listener, shards) in &rows {
-        for (place, protocol) in ["http1", "http2", "tcp"].into_iter().enumerate() {
+        for (place, protocol) in ["http1", "http2", "tcp", "tls"].into_iter().enumerate() {
             out.line(name, &[("listener", listener), ("protocol", protocol)], sum(shards, |s| &s.protocols[place]));
         }
     }

@@ -108,8 +108,8 @@ pub struct ListenerShard {
     pub open: Cell,
     /// Closed at once because of `limits.connections`.
     pub refused: Cell,
-    /// Connections by protocol: HTTP/1, HTTP/2, opaque TCP.
-    pub protocols: [Cell; 3],
+    /// Connections by protocol: HTTP/1, HTTP/2, opaque TCP, TLS that is passed through.
+    pub protocols: [Cell; 4],
     /// Bytes of opaque connections, from the caller and to it.
     pub tcp_bytes: [Cell; 2],
     /// Opaque connections that were reset because there was no upstream.

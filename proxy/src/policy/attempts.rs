@@ -22,6 +22,7 @@ use crate::balance::cluster::ClusterState;
 use crate::clock::{Clock, Clocks};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
+use crate::proxy_protocol::Ends;
 use crate::state::Worker;
 use crate::upstream::body::RequestBody;
 use crate::upstream::endpoint::Endpoint;
@@ -53,6 +54,8 @@ pub struct Job<'j> {
     pub grpc: bool,
     /// Whether it asks for another protocol.
     pub upgrade: bool,
+    /// For whom it is.
+    pub ends: &'j Ends,
     /// Who waits for informational responses.
     pub waiting: Waiting<'j>,
 }
@@ -98,6 +101,7 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
             http2: job.http2,
             reuse: !tries.needs_fresh,
             upgrade: job.upgrade,
+            ends: job.ends,
         };
         let ended = {
             let mut exchange = pin!(upstream::exchange(&endpoint, &config, request, &job.waiting));
@@ -166,14 +170,14 @@ fn is_answer(rule: Option<&RetryRule>, ended: &Result<Answer, Failure>) -> bool 
 ///
 /// # Errors
 /// Why there is none.
-pub async fn open(cluster: &Rc<ClusterState>, worker: &Worker, report: &mut Report) -> Result<Lease, Fault> {
+pub async fn open(cluster: &Rc<ClusterState>, worker: &Worker, ends: &Ends, report: &mut Report) -> Result<Lease, Fault> {
     let config = cluster.config();
     let mut tried = Vec::new();
     loop {
         let endpoint = cluster.pick_beside(worker.draw(), &tried)?;
         report.attempts += 1;
         report.upstream = Some(endpoint.address);
-        match upstream::open(&endpoint, &config).await {
+        match upstream::open(&endpoint, &config, ends).await {
             Ok(lease) => return Ok(lease),
             Err(fault) => {
                 tried.push(endpoint.address);

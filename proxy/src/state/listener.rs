@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use weir_config::snapshot::{ClusterId, Limits, ListenerId};
+use weir_config::snapshot::{Limits, ListenerId, Speaks};
 
 use super::Worker;
 use super::prepared::Prepared;
@@ -71,10 +71,17 @@ impl ListenerState {
         current.prepared.snapshot().listener(current.id).limits.clone()
     }
 
-    /// Where opaque connections go, if it does not speak HTTP.
-    pub fn opaque(&self) -> Option<ClusterId> {
+    /// What its callers speak.
+    pub fn speaks(&self) -> Speaks {
         let current = self.current.borrow();
-        current.prepared.snapshot().listener(current.id).tcp
+        current.prepared.snapshot().listener(current.id).speaks
+    }
+
+    /// Whether this peer may tell by the PROXY protocol for whom its connection is, and whether it must.
+    pub fn proxy_protocol(&self, peer: std::net::IpAddr) -> Option<bool> {
+        let current = self.current.borrow();
+        let proxy = current.prepared.snapshot().listener(current.id).proxy_protocol.as_ref()?;
+        proxy.from.believes(peer).then_some(proxy.required)
     }
 
     /// How long a caller may pause in a request's body.

@@ -27,6 +27,7 @@ use crate::h1::send::{SendError, Sender};
 use crate::h1::spelling::Spelling;
 use crate::h1::wire::Wire;
 use crate::observe::metrics::ClusterShard;
+use crate::proxy_protocol::Ends;
 
 /// The most idle connections that are kept to one endpoint by one worker.
 const MAX_IDLE: usize = 1024;
@@ -35,6 +36,8 @@ const MAX_IDLE: usize = 1024;
 pub struct Connection {
     wire: Rc<Wire>,
     since: Instant,
+    /// Whom the endpoint was told that it is for. It serves nobody else then.
+    told: Option<Box<Ends>>,
     _open: Open,
 }
 
@@ -55,9 +58,10 @@ pub struct Pool {
 }
 
 impl Pool {
-    fn take(&self) -> Option<Connection> {
+    fn take(&self, told: Option<&Ends>) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(connection) = idle.pop() {
+        while let Some(place) = idle.iter().rposition(|idle| idle.told.as_deref() == told) {
+            let connection = idle.remove(place);
             if connection.wire.is_usable() {
                 return Some(connection);
             }
@@ -139,18 +143,19 @@ pub(super) async fn exchange(
     request: Outgoing<'_>,
     waiting: &Waiting<'_>,
 ) -> Result<Answer, Failure> {
-    let Outgoing { head, body, spelling, reuse, upgrade, http2: _ } = request;
+    let Outgoing { head, body, spelling, reuse, upgrade, ends, http2: _ } = request;
+    let told = cluster.proxy_protocol.map(|_| ends);
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
     let coding = encode::request(&mut bytes, head, spelling, &body.size_hint(), upgrade);
     let sender = Sender::new(bytes, body, coding);
     let mut conversation =
         Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false, heard: false, upgrade };
     loop {
-        let idle = if reuse { endpoint.h1.take() } else { None };
+        let idle = if reuse { endpoint.h1.take(told) } else { None };
         conversation.reused = idle.is_some();
         let connection = match idle {
             Some(connection) => connection,
-            None => open(endpoint, cluster).await.map_err(|fault| Progress::NotConnected.of(fault))?,
+            None => open(endpoint, cluster, ends).await.map_err(|fault| Progress::NotConnected.of(fault))?,
         };
         match poll_fn(|cx| conversation.poll(&connection.wire, &head.method, waiting, cx)).await {
             Ok(answer) => return Ok(conversation.answered(connection, answer)),
@@ -274,13 +279,14 @@ fn upload(mut sender: Sender<Attempt>, wire: Rc<Wire>) -> Upload {
     Upload { task, complete }
 }
 
-pub(super) async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Connection, Fault> {
-    let opened = super::connect(endpoint.address, cluster.connect_timeout).await;
+pub(super) async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Connection, Fault> {
+    let opened = super::connect(endpoint.address, cluster, ends).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
     endpoint.shard.opened[0].add(1);
     endpoint.shard.open.add(1);
     let open = Open(Arc::clone(&endpoint.shard));
-    Ok(Connection { wire: Wire::new(stream, BytesMut::new()), since: Instant::now(), _open: open })
+    let told = super::told(cluster, ends);
+    Ok(Connection { wire: Wire::new(stream, BytesMut::new()), since: Instant::now(), told, _open: open })
 }
 
 fn fault(error: &io::Error) -> Fault {

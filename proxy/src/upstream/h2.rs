@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -23,6 +23,7 @@ use super::endpoint::Endpoint;
 use super::pump::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, pump};
 use super::{Failure, MAX_UPLOAD_ALONE, Outgoing, Progress, Waiting};
 use crate::error::Fault;
+use crate::proxy_protocol::Ends;
 
 /// The connections to one endpoint.
 #[derive(Default)]
@@ -35,6 +36,10 @@ pub struct Pool {
 struct Connection {
     sender: SendRequest<Bytes>,
     streams: Cell<usize>,
+    /// Whom the endpoint was told that it is for. It serves nobody else then.
+    told: Option<Box<Ends>>,
+    /// When the last stream ended.
+    idle_since: Cell<Instant>,
     /// Whether it has carried a request.
     served: Cell<bool>,
     /// Why it takes no more requests, if it does not.
@@ -84,6 +89,9 @@ pub struct Stream(Rc<Connection>);
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
+        if self.0.told.is_some() && self.0.streams.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
     }
 }
 
@@ -94,11 +102,22 @@ impl Pool {
         self.connections.borrow_mut().clear();
     }
 
+    /// Closes connections that serve one caller and have been idle longer than `limit`: the caller may be gone.
+    pub fn sweep(&self, now: Instant, limit: Duration) {
+        let keeps = |connection: &Rc<Connection>| {
+            connection.told.is_none()
+                || connection.streams.get() > 0
+                || now.saturating_duration_since(connection.idle_since.get()) < limit
+        };
+        self.connections.borrow_mut().retain(keeps);
+    }
+
     /// A place on a connection with room, the fullest first, so that as few as possible stay open.
-    fn place(&self) -> Option<Stream> {
+    fn place(&self, told: Option<&Ends>) -> Option<Stream> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.ended.get().is_none());
-        let room = connections.iter().filter(|c| c.streams.get() < c.sender.current_max_send_streams());
+        let room =
+            connections.iter().filter(|c| c.told.as_deref() == told && c.streams.get() < c.sender.current_max_send_streams());
         let connection = room.max_by_key(|c| c.streams.get())?;
         connection.streams.set(connection.streams.get() + 1);
         Some(Stream(Rc::clone(connection)))
@@ -112,9 +131,9 @@ pub(super) async fn exchange(
     request: Outgoing<'_>,
     waiting: &Waiting<'_>,
 ) -> Result<(Response<Source>, Exchange), Failure> {
-    let Outgoing { head, body, .. } = request;
+    let Outgoing { head, body, ends: callers, .. } = request;
     let ends = body.is_end_stream();
-    let (stream, mut sender) = ready(endpoint, cluster).await?;
+    let (stream, mut sender) = ready(endpoint, cluster, callers).await?;
     // With other requests on it, a connection that dies was not idle: who knows what the peer had begun.
     let reused = stream.0.served.replace(true) && stream.0.streams.get() == 1;
     let sent_at = Instant::now();
@@ -149,10 +168,10 @@ fn progress(error: &h2::Error, stale: bool) -> Progress {
 
 /// A connection that takes a request now. One that ended or said GOAWAY refuses before anything is sent, and the next
 /// is asked; three times at most, because a peer that refuses fresh connections refuses the request.
-async fn ready(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<(Stream, SendRequest<Bytes>), Failure> {
+async fn ready(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<(Stream, SendRequest<Bytes>), Failure> {
     let mut last = Fault::UpstreamClosed;
     for _ in 0..3 {
-        let stream = acquire(endpoint, cluster).await.map_err(|fault| Progress::NotConnected.of(fault))?;
+        let stream = acquire(endpoint, cluster, ends).await.map_err(|fault| Progress::NotConnected.of(fault))?;
         match stream.0.sender.clone().ready().await {
             Ok(sender) => return Ok((stream, sender)),
             Err(error) => {
@@ -177,9 +196,10 @@ async fn wait(mut response: ResponseFuture, waiting: &Waiting<'_>) -> Result<Res
 
 /// A place on a connection; opens one if there is none. Requests that arrive meanwhile wait for the same connection, and
 /// fail with it: were each to try for itself, they would time out one after the other.
-async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Stream, Fault> {
+async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Stream, Fault> {
+    let told = cluster.proxy_protocol.map(|_| ends);
     loop {
-        if let Some(stream) = endpoint.h2.place() {
+        if let Some(stream) = endpoint.h2.place(told) {
             return Ok(stream);
         }
         let opening = endpoint.h2.opening.borrow().clone();
@@ -191,7 +211,7 @@ async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Stream, F
             }
         }
         let guard = Opening::begin(&endpoint.h2);
-        let connection = open(endpoint, cluster).await.inspect_err(|fault| guard.attempt.failed.set(Some(*fault)))?;
+        let connection = open(endpoint, cluster, ends).await.inspect_err(|fault| guard.attempt.failed.set(Some(*fault)))?;
         connection.streams.set(1);
         if !endpoint.h2.closed.get() {
             endpoint.h2.connections.borrow_mut().push(Rc::clone(&connection));
@@ -224,8 +244,8 @@ impl Drop for Opening<'_> {
 }
 
 /// Opens a connection and waits for the peer's SETTINGS: until they are there, nobody knows how many streams it takes.
-async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Rc<Connection>, Fault> {
-    let opened = super::connect(endpoint.address, cluster.connect_timeout).await;
+async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Rc<Connection>, Fault> {
+    let opened = super::connect(endpoint.address, cluster, ends).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
     let handshake = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -239,6 +259,8 @@ async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Rc<Connectio
     let state = Rc::new(Connection {
         sender,
         streams: Cell::new(0),
+        told: super::told(cluster, ends),
+        idle_since: Cell::new(Instant::now()),
         served: Cell::new(false),
         ended: Cell::new(None),
         settled: Notify::new(),

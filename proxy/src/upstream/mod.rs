@@ -18,12 +18,14 @@ use std::time::Duration;
 use http::Response;
 use http::request::Parts;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use weir_config::snapshot::Cluster;
 
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::h1::wire::Wire;
+use crate::proxy_protocol::{self, Ends};
 use body::{Attempt, Source};
 use endpoint::Endpoint;
 use informational::{HoldGate, Inform};
@@ -130,6 +132,8 @@ pub struct Outgoing<'r> {
     pub reuse: bool,
     /// Whether it asks for another protocol; HTTP/1 only.
     pub upgrade: bool,
+    /// For whom it is; told to endpoints that want to know.
+    pub ends: &'r Ends,
 }
 
 /// Why there is no response.
@@ -200,9 +204,21 @@ const KEEP_ALIVE: TcpKeepalive =
 /// What was sent and is not acknowledged for this long will not be.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
-/// Opens a TCP connection.
-async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Fault> {
-    match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+/// Whom a connection is for, if the cluster's connections begin with that.
+fn told(cluster: &Cluster, ends: &Ends) -> Option<Box<Ends>> {
+    cluster.proxy_protocol.map(|_| Box::new(*ends))
+}
+
+/// Opens a TCP connection, and tells for whom it is if the cluster wants that.
+async fn connect(address: SocketAddr, cluster: &Cluster, ends: &Ends) -> Result<TcpStream, Fault> {
+    let opened = async {
+        let mut stream = TcpStream::connect(address).await?;
+        if let Some(version) = cluster.proxy_protocol {
+            stream.write_all(&proxy_protocol::header(version, ends)).await?;
+        }
+        Ok::<_, std::io::Error>(stream)
+    };
+    match tokio::time::timeout(cluster.connect_timeout, opened).await {
         Ok(Ok(stream)) => {
             // Small writes must not wait for acknowledgements; a socket that refuses is no worse than before.
             let _ = stream.set_nodelay(true);
@@ -223,9 +239,9 @@ async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Faul
 ///
 /// # Errors
 /// Why there is none.
-pub async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster) -> Result<Lease, Fault> {
+pub async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Lease, Fault> {
     let load = Load::new(endpoint);
-    let exchange = h1::Exchange::tunnel(h1::open(endpoint, cluster).await?);
+    let exchange = h1::Exchange::tunnel(h1::open(endpoint, cluster, ends).await?);
     Ok(Lease { load, connection: Connection::H1(exchange) })
 }
 

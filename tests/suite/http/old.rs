@@ -1,13 +1,11 @@
 //! HTTP/1.0 callers: served, never in chunks, kept alive only when they ask (F27).
 
-use std::process::Stdio;
-
 use http::Response;
 use tokio::process::Command;
 use weir_tests::origin::full;
 use weir_tests::peers::Peer;
 use weir_tests::wire::{Keeper, Version, fed};
-use weir_tests::{Origin, Recorder, Result, Trial, Weir, holds, raw, same, test, test_with, until, wire};
+use weir_tests::{Origin, Recorder, Result, Trial, Weir, holds, programs, raw, same, test, test_with, until, wire};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -125,23 +123,9 @@ async fn nginx_in_front() -> Result {
     let weir = Weir::start(&wire::to(origin.address, Version::One)).await?;
     let dir = tempfile::tempdir()?;
     let socket = dir.path().join("nginx.sock");
-    let path = dir.path().display();
-    let conf = format!(
-        "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log;
-events {{}}
-http {{
-    access_log off; client_body_temp_path {path}/b; proxy_temp_path {path}/p; fastcgi_temp_path {path}/f;
-    uwsgi_temp_path {path}/u; scgi_temp_path {path}/s;
-    server {{ listen unix:{}; location / {{ proxy_pass http://{}; proxy_http_version 1.0; }} }}
-}}",
-        socket.display(),
-        weir.address("out")
-    );
-    let file = dir.path().join("nginx.conf");
-    std::fs::write(&file, conf)?;
-    let mut nginx = Command::new("nginx");
-    nginx.arg("-c").arg(&file).arg("-e").arg(dir.path().join("error.log")).stderr(Stdio::null()).kill_on_drop(true);
-    let _running = nginx.spawn()?;
+    let location = format!("proxy_pass http://{}; proxy_http_version 1.0;", weir.address("out"));
+    let server = format!("server {{ listen unix:{}; location / {{ {location} }} }}", socket.display());
+    let _running = programs::nginx(dir.path(), &server)?;
     let ask = async || -> Result<String> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::UnixStream::connect(&socket).await?;

@@ -1,0 +1,186 @@
+//! The first bytes of a connection: read until they tell what must be known before anybody serves it.
+//!
+//! Bounded in bytes by whoever judges them, and in time by the listener's limits. What was read stays in the buffer, for
+//! whoever serves the connection.
+
+use std::future::poll_fn;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use rustls::server::Acceptor;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use weir_config::snapshot::Limits;
+
+use crate::clock::{Alarm, Alarms};
+use crate::drain::Member;
+use crate::error::Fault;
+use crate::proxy_protocol::{self, Ends, Greeting};
+
+/// How long a connection waits for a request, and for the rest of its head.
+pub struct Patience {
+    alarm: Alarm,
+    idle: Option<Duration>,
+    head: Option<Duration>,
+    idle_since: Option<Instant>,
+    head_since: Option<Instant>,
+    /// Whether a request has come.
+    served: bool,
+}
+
+impl Patience {
+    /// For a connection that has not said anything yet.
+    pub fn new(alarms: &Rc<Alarms>, limits: &Limits) -> Self {
+        let alarm = Alarm::of(alarms);
+        Self { alarm, idle: limits.idle, head: limits.header_read, idle_since: None, head_since: None, served: false }
+    }
+
+    /// A request is there; the next one has its own time.
+    pub fn restart(&mut self) {
+        self.idle_since = None;
+        self.head_since = None;
+        self.served = true;
+    }
+
+    /// Whether a request has come.
+    pub fn has_served(&self) -> bool {
+        self.served
+    }
+
+    /// Ready at this moment.
+    pub fn until(&mut self, moment: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        self.alarm.poll(moment, cx)
+    }
+
+    /// Ready when nothing more is waited for: `None` between two requests, a fault inside a head.
+    pub fn poll(&mut self, begun: bool, cx: &mut Context<'_>) -> Poll<Option<Fault>> {
+        let (limit, since) = if begun { (self.head, &mut self.head_since) } else { (self.idle, &mut self.idle_since) };
+        let Some(limit) = limit else { return Poll::Pending };
+        let since = *since.get_or_insert_with(Instant::now);
+        self.alarm.poll(since + limit, cx).map(|()| begun.then_some(Fault::SlowHead))
+    }
+}
+
+/// Reads until `judge` has seen enough. `None` if the caller went away first, or takes too long.
+pub async fn read_until<T>(
+    stream: &mut TcpStream,
+    begun: &mut BytesMut,
+    member: &Member,
+    patience: &mut Patience,
+    mut judge: impl FnMut(&[u8]) -> Option<T>,
+) -> Option<T> {
+    poll_fn(|cx| {
+        member.watch(cx);
+        loop {
+            if member.is_aborted() {
+                return Poll::Ready(None);
+            }
+            if !begun.is_empty()
+                && let Some(judgement) = judge(begun)
+            {
+                return Poll::Ready(Some(judgement));
+            }
+            // A scratch buffer, so that a connection that says nothing holds no memory.
+            let mut scratch = [MaybeUninit::uninit(); 8192];
+            let mut buf = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                Poll::Pending if member.may_leave(false) && begun.is_empty() && !has_said_something(stream) => {
+                    return patience.until(member.fresh_until(), cx).map(|()| None);
+                }
+                // Nothing is answered here: whoever sends part of a preface would not understand it.
+                Poll::Pending => return patience.poll(!begun.is_empty(), cx).map(|_| None),
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => begun.extend_from_slice(buf.filled()),
+                Poll::Ready(_) => return Poll::Ready(None),
+            }
+        }
+    })
+    .await
+}
+
+/// Whether bytes wait in the kernel. A fresh socket reads as pending until the reactor has looked at it, so a drain must
+/// ask the kernel before it takes silence for an answer.
+pub fn has_said_something(stream: &TcpStream) -> bool {
+    let mut one = [MaybeUninit::uninit(); 1];
+    matches!(SockRef::from(stream).peek(&mut one), Ok(1))
+}
+
+/// What a PROXY header said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// For whom the connection is.
+    Ends(Ends),
+    /// That the proxy speaks for itself; or there was no header.
+    Nothing,
+    /// Nothing that can be understood.
+    Malformed,
+    /// There was no header.
+    Absent,
+}
+
+/// Reads a PROXY header. `None` if the caller went away first, or takes too long.
+pub async fn proxy_header(stream: &mut TcpStream, begun: &mut BytesMut, member: &Member, mut patience: Patience) -> Option<Told> {
+    let judge = |begun: &[u8]| match proxy_protocol::parse(begun) {
+        Greeting::Incomplete => None,
+        decided => Some(decided),
+    };
+    Some(match read_until(stream, begun, member, &mut patience, judge).await? {
+        Greeting::Incomplete | Greeting::Malformed => Told::Malformed,
+        Greeting::Absent => Told::Absent,
+        Greeting::Header { ends, length } => {
+            begun.advance(length);
+            ends.map_or(Told::Nothing, Told::Ends)
+        }
+    })
+}
+
+/// What a ClientHello shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hello {
+    /// The server name; `None` if it has none, or is of a kind that rustls does not read.
+    Tls(Option<String>),
+    /// It is not one.
+    NotTls,
+}
+
+/// Reads a ClientHello, which stays in the buffer. `None` if the caller went away first, or takes too long.
+pub async fn client_hello(
+    stream: &mut TcpStream,
+    begun: &mut BytesMut,
+    member: &Member,
+    mut patience: Patience,
+) -> Option<Hello> {
+    let (mut acceptor, mut fed) = (Acceptor::default(), 0);
+    read_until(stream, begun, member, &mut patience, |begun| judge_hello(&mut acceptor, &mut fed, begun)).await
+}
+
+/// A TLS record that carries a handshake begins so: its type, and the first byte of a version.
+const HANDSHAKE: [u8; 2] = [22, 3];
+
+/// rustls bounds the size of a message itself, and gives up beyond it.
+fn judge_hello(acceptor: &mut Acceptor, fed: &mut usize, begun: &[u8]) -> Option<Hello> {
+    let known = begun.len().min(HANDSHAKE.len());
+    if begun[..known] != HANDSHAKE[..known] {
+        return Some(Hello::NotTls);
+    }
+    while *fed < begun.len() {
+        match acceptor.read_tls(&mut &begun[*fed..]) {
+            Ok(0) | Err(_) => return Some(Hello::Tls(None)),
+            Ok(read) => *fed += read,
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => return Some(Hello::Tls(accepted.client_hello().server_name().map(str::to_owned))),
+            Err((error, _)) => {
+                tracing::debug!(%error, "ClientHello not read");
+                return Some(Hello::Tls(None));
+            }
+        }
+    }
+    None
+}
