@@ -27,6 +27,7 @@ use crate::opening::{Hello, Patience, client_hello};
 use crate::policy::attempts::{self, Report};
 use crate::state::listener::Current;
 use crate::tunnel;
+use crate::tunnel::side::Side;
 
 /// Serves a connection to its end. `begun` was read from the stream already.
 pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut, member: Member, cluster: ClusterId) {
@@ -103,8 +104,8 @@ async fn carry(
     let mut report = Report::default();
     let opened = attempts::open(&cluster, worker, &connection.ends, &mut report).await;
     record.tried(report.attempts, report.denied, report.upstream);
-    let lease = match opened {
-        Ok(lease) => lease,
+    let (_lease, upstream) = match opened {
+        Ok(opened) => opened,
         Err(fault) => {
             tracing::debug!(peer = %connection.ends.peer, reason = fault.code(), "TCP connection reset");
             record.fault = Some(fault);
@@ -112,15 +113,13 @@ async fn carry(
             return caller.with_stream(reset);
         }
     };
-    let Some(upstream) = lease.wire() else { return };
+    let caller = Side::Wire(caller);
     let count = |up, down| {
         shard.tcp_bytes[0].add(up);
         shard.tcp_bytes[1].add(down);
     };
-    let carried = tunnel::carry(&caller, &upstream, member, &worker.alarms, &count).await;
-    record.bytes_in = carried.up;
-    record.bytes_out = carried.down;
-    record.complete();
+    let carried = tunnel::carry(&caller, &upstream, Some(member), worker.tools(), &count).await;
+    record.carried(carried.up, carried.down, carried.fault);
 }
 
 /// Has the caller see a reset when the connection closes.

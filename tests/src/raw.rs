@@ -153,6 +153,17 @@ impl Connection {
         Ok(rest)
     }
 
+    /// The next so many bytes.
+    ///
+    /// # Errors
+    /// The connection ends before.
+    pub async fn exactly(&mut self, count: usize) -> Result<Vec<u8>> {
+        while self.buffer.len() < count {
+            self.more().await?;
+        }
+        Ok(self.buffer.drain(..count).collect())
+    }
+
     async fn more(&mut self) -> Result {
         let mut chunk = [0; 16384];
         match self.stream.read(&mut chunk).await? {

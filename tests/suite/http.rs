@@ -15,6 +15,7 @@ mod streaming;
 mod trailers;
 mod tunnels;
 mod versions;
+mod websockets;
 
 use weir_tests::Trial;
 
@@ -26,6 +27,7 @@ pub fn trials() -> Vec<Trial> {
         interim::trials(),
         trailers::trials(),
         tunnels::trials(),
+        websockets::trials(),
         streaming::trials(),
         errors::trials(),
         framing::trials(),

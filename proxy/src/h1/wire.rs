@@ -151,6 +151,15 @@ impl Wire {
         Poll::Ready(Ok(buf.filled().len()))
     }
 
+    /// Reads past the buffer, which must be empty.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        debug_assert!(self.is_empty(), "what was read before comes first");
+        Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf)
+    }
+
     /// Whether the peer has gone away, while nothing more is read of it than it may say ahead. Pending as long as it is
     /// there.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {

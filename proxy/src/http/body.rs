@@ -1,7 +1,6 @@
 //! The response's body on its way to the caller, and everything that must last as long as the response.
 
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,10 +10,10 @@ use http_body::{Body, Frame, SizeHint};
 use crate::clock::{Clocks, Paced};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
-use crate::h1::wire::Wire;
 use crate::observe::Record;
 use crate::policy::attempts::expired;
 use crate::tunnel::Carried;
+use crate::tunnel::side::Side;
 use crate::upstream::Lease;
 use crate::upstream::body::{BodyError, RequestBody, Source};
 
@@ -30,8 +29,17 @@ pub struct ResponseBody {
     spelling: Spelling,
     /// The caller speaks gRPC over HTTP/2, so a response that breaks off can still end with a status.
     ends_in_status: bool,
-    /// After the head, the connection is a tunnel to the one that is leased.
-    tunnel: bool,
+    /// After the head, the connection is a tunnel.
+    is_tunnel: bool,
+    tunnel: Option<Box<Tunnel>>,
+}
+
+/// What a tunnel connects.
+pub struct Tunnel {
+    /// What a caller on HTTP/2 sends; one on HTTP/1 sends it on its connection.
+    pub caller: Source,
+    /// The upstream's side.
+    pub upstream: Side,
 }
 
 impl ResponseBody {
@@ -46,7 +54,8 @@ impl ResponseBody {
             lease: None,
             spelling: Spelling::default(),
             ends_in_status: false,
-            tunnel: false,
+            is_tunnel: false,
+            tunnel: None,
         }
     }
 
@@ -60,28 +69,30 @@ impl ResponseBody {
         self.end();
     }
 
-    /// No body, but a connection that becomes a tunnel after the head.
-    pub fn tunnel(spelling: Spelling, record: Record, lease: Lease) -> Self {
-        let (source, request) = (Source::Empty, RequestBody::none());
-        Self { source, request, clocks: None, record, lease: Some(lease), spelling, ends_in_status: false, tunnel: true }
+    /// No body, but a tunnel after the head.
+    pub fn tunnel(spelling: Spelling, record: Record, lease: Lease, tunnel: Tunnel) -> Self {
+        let mut body = Self::own(Bytes::new(), record);
+        body.lease = Some(lease);
+        body.spelling = spelling;
+        body.is_tunnel = true;
+        body.tunnel = Some(Box::new(tunnel));
+        body
     }
 
-    /// The upstream's end of the tunnel, if this is one.
-    pub fn tunnel_end(&self) -> Option<Rc<Wire>> {
-        self.lease.as_ref().filter(|_| self.tunnel)?.wire()
+    /// What the tunnel connects, if this is one.
+    pub fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        self.tunnel.take()
     }
 
     /// The tunnel is over.
     pub fn carried(mut self, carried: Carried) {
-        self.record.bytes_in = carried.up;
-        self.record.bytes_out = carried.down;
-        self.record.complete();
+        self.record.carried(carried.up, carried.down, carried.fault);
     }
 
     /// A body from an upstream.
     pub fn upstream(source: Source, spelling: Spelling, record: Record, request: RequestBody, lease: Lease) -> Self {
-        let mut body =
-            Self { source, request, clocks: None, record, lease: Some(lease), spelling, ends_in_status: false, tunnel: false };
+        let mut body = Self::own(Bytes::new(), record);
+        (body.source, body.request, body.spelling, body.lease) = (source, request, spelling, Some(lease));
         if body.source.is_end() {
             // Nothing to wait for: the connection may serve somebody else at once.
             body.finish_upstream();
@@ -215,7 +226,7 @@ impl Paced for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A codec that knows the length stops polling at the last byte and never sees the end.
-        if !self.record.is_complete() && self.record.fault.is_none() && self.source.is_end() && !self.tunnel {
+        if !self.record.is_complete() && self.record.fault.is_none() && self.source.is_end() && !self.is_tunnel {
             self.end();
         }
         self.record.bytes_in += self.request.bytes();

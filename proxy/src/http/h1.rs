@@ -27,6 +27,7 @@ use crate::h1::send::{SendError, Sender};
 use crate::h1::wire::Wire;
 use crate::h1::{Framing, Limits};
 use crate::opening::{Patience, has_said_something};
+use crate::tunnel::side::Side;
 use crate::upstream::MAX_UPLOAD_ALONE;
 use crate::upstream::body::Source;
 use crate::{respond, tunnel};
@@ -60,9 +61,10 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMu
         let recipient = Recipient::of(&head);
         let framing = head.framing;
         // Boxed, so that a connection between two requests is small; one after the other, so that neither is large.
-        let Some(response) = Box::pin(handle(&connection, &wire, head, limits, &member)).await else { break End::Gone };
-        if let Some(upstream) = response.body().tunnel_end() {
-            Box::pin(tunnel(&connection, &wire, response, upstream, recipient, &member)).await;
+        let handled = Box::pin(handle(&connection, &wire, head, limits, &member)).await;
+        let Some(mut response) = handled else { break End::Gone };
+        if let Some(found) = response.body_mut().take_tunnel() {
+            Box::pin(tunnel(&connection, &wire, response, found.upstream, recipient, &member)).await;
             break End::Gone;
         }
         if let Some(end) = Box::pin(answer(&wire, response, framing, recipient, &member)).await {
@@ -203,9 +205,9 @@ async fn answer(
 /// Says that the connection is a tunnel now, and carries what goes through it.
 async fn tunnel(
     connection: &Connection,
-    wire: &Wire,
+    wire: &Rc<Wire>,
     mut response: Response<ResponseBody>,
-    upstream: Rc<Wire>,
+    upstream: Side,
     mut recipient: Recipient,
     member: &Member,
 ) {
@@ -215,7 +217,8 @@ async fn tunnel(
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
     encode::response(&mut bytes, &response, &spelling, &SizeHint::with_exact(0), recipient);
     if write_all(wire, &bytes).await.is_ok() {
-        let carried = tunnel::carry(wire, &upstream, member, &connection.worker.alarms, &|_, _| {}).await;
+        let caller = Side::Wire(Rc::clone(wire));
+        let carried = tunnel::carry(&caller, &upstream, Some(member), connection.worker.tools(), &|_, _| {}).await;
         response.into_body().carried(carried);
     }
 }

@@ -16,14 +16,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use super::body::{ResponseBody, Tunnel};
 use super::connection::Connection;
 use super::h2_gate::{Flood, Inspector};
 use super::informational::Caller;
-use super::request;
+use super::{request, upgrade};
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::opening::Patience;
+use crate::tunnel;
+use crate::tunnel::side::{Side, Stream};
 use crate::upstream::body::Source;
 use crate::upstream::pump::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, pump};
 
@@ -56,6 +59,8 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(Some(MAX_PROVOKED_RESETS))
+        // WebSocket over HTTP/2 (RFC 8441).
+        .enable_connect_protocol()
         .handshake::<_, Bytes>(io);
     let mut http = match until_drained(handshake, &member).await {
         Some(Ok(http)) => http,
@@ -140,7 +145,8 @@ async fn one(
     let unspelled = Spelling::default();
     let response = {
         let caller = Caller::H2(Rc::clone(&respond));
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        upgrade::from_extended(&mut head);
         let mut handling = pin!(request::handle(&connection, Box::new(head), Source::h2(body), &unspelled, caller));
         poll_fn(|cx| {
             // A caller that resets its stream wants no answer: the request is dropped, and with it the upstream's.
@@ -154,6 +160,10 @@ async fn one(
     let Some(response) = response else { return };
     let (parts, body) = response.into_parts();
     let mut body = body.ending_in_status();
+    if let Some(found) = body.take_tunnel() {
+        // Boxed, for most streams are none.
+        return Box::pin(tunnel(&connection, &respond, parts, body, *found)).await;
+    }
     let ends = body.is_end_stream();
     let sent = respond.borrow_mut().send_response(Response::from_parts(parts, ()), ends);
     match sent {
@@ -166,6 +176,21 @@ async fn one(
             respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
         }
     }
+}
+
+/// Says that the stream is a tunnel now, and carries what goes through it.
+async fn tunnel(
+    connection: &Connection,
+    respond: &RefCell<h2::server::SendResponse<Bytes>>,
+    head: http::response::Parts,
+    body: ResponseBody,
+    tunnel: Tunnel,
+) {
+    let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), false);
+    let Ok(send) = sent else { return };
+    let caller = Side::Stream(Stream::new(send, tunnel.caller.into_h2()));
+    let carried = tunnel::carry(&caller, &tunnel.upstream, None, connection.worker.tools(), &|_, _| {}).await;
+    body.carried(carried);
 }
 
 /// The socket, with the flood gate in front of the h2 crate.

@@ -16,3 +16,4 @@ pub mod informational;
 pub mod logged;
 pub mod request;
 pub mod seen;
+mod upgrade;

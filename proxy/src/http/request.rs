@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Response, StatusCode, Uri, Version};
@@ -18,11 +18,12 @@ use weir_config::schema::{ForwardingHeaders, UpstreamProtocol};
 use weir_config::snapshot::{Action, Backend, Rewrite, Rule, RuleId};
 use weir_config::{Decision, Facts, NoRoute, decide};
 
-use super::body::{ResponseBody, grpc_status};
+use super::body::{ResponseBody, Tunnel, grpc_status};
 use super::connection::Connection;
 use super::correlation::{self, Correlation, REQUEST_ID};
 use super::informational::Caller;
 use super::seen::Seen;
+use super::upgrade::{self, Asked};
 use super::{forwarding, hop, logged};
 use crate::balance::cluster::ClusterState;
 use crate::clock::{Alarm, Clocks};
@@ -211,10 +212,6 @@ fn name_rule(log: &mut LogEntry, current: &Current, rule: RuleId) {
 
 /// Refuses what is malformed whatever the route.
 fn check(current: &Current, head: &Parts, seen: Seen) -> Result<(), Fault> {
-    // Over HTTP/2, CONNECT is a stream in a connection, which is not offered.
-    if head.method == Method::CONNECT && head.version == Version::HTTP_2 {
-        return Err(Fault::ConnectRefused);
-    }
     if head.version == Version::HTTP_2 {
         check_h2(current, head)?;
     }
@@ -246,10 +243,14 @@ fn check_h2(current: &Current, head: &Parts) -> Result<(), Fault> {
     Err(Fault::BadRequest(bad))
 }
 
-/// Whether the target is a path, or the asterisk that belongs to OPTIONS. Anything else an HTTP/1 upstream could take for
+/// Whether the target is a path, the asterisk that belongs to OPTIONS, or nothing, as CONNECT has it. Anything else an HTTP/1 upstream could take for
 /// an absolute form, with a host of its own.
 fn is_origin_form(head: &Parts) -> bool {
-    head.uri.path().starts_with('/') || (head.uri.path() == "*" && head.method == Method::OPTIONS)
+    match head.method {
+        Method::CONNECT => head.uri.path().is_empty(),
+        Method::OPTIONS => head.uri.path().starts_with('/') || head.uri.path() == "*",
+        _ => head.uri.path().starts_with('/'),
+    }
 }
 
 /// Whether the request names one valid host, in `:authority`, in `Host` or the same in both.
@@ -313,14 +314,14 @@ fn rewritten(rewrite: &Rewrite, path: &str, query: Option<&str>) -> Option<PathA
 
 impl Forward {
     /// Answers CONNECT: with a tunnel to an endpoint of the cluster.
-    async fn open_tunnel(self, connection: &Connection, mut record: Record) -> Response<ResponseBody> {
+    async fn open_tunnel(self, connection: &Connection, caller: Source, mut record: Record) -> Response<ResponseBody> {
         let mut report = Report::default();
         let opened = attempts::open(&self.cluster, &connection.worker, &connection.ends, &mut report).await;
         record.tried(report.attempts, report.denied, report.upstream);
         match opened {
-            Ok(lease) => {
+            Ok((lease, upstream)) => {
                 record.head(StatusCode::OK);
-                Response::new(ResponseBody::tunnel(Spelling::default(), record, lease))
+                Response::new(ResponseBody::tunnel(Spelling::default(), record, lease, Tunnel { caller, upstream }))
             }
             Err(fault) => respond::fault(fault, record),
         }
@@ -341,29 +342,32 @@ impl Forward {
         let cluster = self.cluster.config();
         self.cluster.begin(record.start_at());
         if head.method == Method::CONNECT {
-            return self.open_tunnel(connection, record).await;
+            return self.open_tunnel(connection, source, record).await;
         }
-        let upgrade = upgrade(rule, &head, self.seen);
+        let upgrade = upgrade::asked(rule, &head, self.seen);
+        if upgrade.is_none() && upgrade::is_extended(&head) {
+            return respond::fault(Fault::ConnectRefused, record);
+        }
         let http2 = match cluster.protocol {
-            // HTTP/2 has no upgrade; a connection of its own is what the caller gets.
-            _ if upgrade.is_some() => false,
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::Auto => head.version == Version::HTTP_2,
         };
         let from_h2 = head.version == Version::HTTP_2;
+        // What follows a request for another protocol is no body; it waits for the answer.
+        let (source, ahead) = if upgrade.is_some() { (Source::Empty, source) } else { (source, Source::Empty) };
         let (body, held) = body(connection, source, &head, self.seen, &caller);
         let mut clocks = clocks(connection, rule, &head.headers, self.seen, &record);
         prepare_head(connection, current, &self, &mut head);
-        let upgrades = upgrade.is_some();
-        if let Some(protocol) = upgrade {
-            head.headers.insert(UPGRADE, protocol);
-        }
+        let asked = upgrade.map(|protocol| {
+            let draw = connection.worker.draw_wide();
+            Box::new((Asked::upstream(protocol, &mut head, from_h2, draw), ahead))
+        });
         let endpoint = match self.cluster.pick(connection.worker.draw()) {
             Ok(endpoint) => endpoint,
             Err(fault) => return respond::fault(fault, record),
         };
-        if let Err(fault) = outgoing(&mut head, http2, from_h2, endpoint.address) {
+        if let Err(fault) = outgoing(&mut head, http2 && asked.is_none(), from_h2, endpoint.address) {
             return respond::fault(fault, record);
         }
         let waiting = Waiting { caller: &caller, tell_continue: from_h2 && held.is_some(), hold: held };
@@ -377,7 +381,7 @@ impl Forward {
             spelling,
             http2,
             grpc,
-            upgrade: upgrades,
+            upgrade: asked.is_some(),
             ends: &connection.ends,
             waiting,
         };
@@ -387,7 +391,7 @@ impl Forward {
         match ended {
             Ok(answer) => {
                 body.settle();
-                incoming(answer, rule, backend, body, clocks, &report, record)
+                incoming(answer, rule, backend, body, asked, clocks, &report, record)
             }
             Err(fault) => {
                 record.bytes_in = body.bytes();
@@ -395,16 +399,6 @@ impl Forward {
             }
         }
     }
-}
-
-/// The protocol that the caller asks to switch to, if the rule allows it.
-fn upgrade(rule: &Rule, head: &Parts, seen: Seen) -> Option<HeaderValue> {
-    if !seen.hop_beside_connection() || head.version != Version::HTTP_11 {
-        return None;
-    }
-    let asked = head.headers.get(UPGRADE).filter(|asked| rule.upgrades.allow(asked.as_bytes()))?;
-    let named = |field: &HeaderValue| crate::h1::request::names(field.as_bytes(), b"upgrade");
-    head.headers.get_all(CONNECTION).iter().any(named).then(|| asked.clone())
 }
 
 /// The clocks of a request: the rule's, and the caller's own deadline.
@@ -509,22 +503,31 @@ fn outgoing(head: &mut Parts, http2: bool, from_h2: bool, endpoint: SocketAddr) 
 }
 
 /// The upstream's answer as a response to the caller.
+#[expect(clippy::too_many_arguments, reason = "all that is known of a request comes together here")]
 fn incoming(
     answer: Answer,
     rule: &Rule,
     backend: &Backend,
     body: RequestBody,
+    asked: Option<Box<(Asked, Source)>>,
     mut clocks: Clocks,
     report: &Report,
     mut record: Record,
 ) -> Response<ResponseBody> {
-    let (mut head, source) = answer.response.into_parts();
-    let switched = head.headers.get(UPGRADE).filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS).cloned();
+    let Answer { response, spelling, mut lease } = answer;
+    let (mut head, source) = response.into_parts();
+    let asked = asked.filter(|_| upgrade::is_consent(head.status, &head.headers));
+    if let Some(asked) = &asked
+        && let Err(fault) = asked.0.consented(&mut head, lease.is_h2())
+    {
+        return respond::fault(fault, record);
+    }
     record.head(head.status);
     if record.grpc {
         record.grpc_status = grpc_status(&head.headers);
     }
     let seen = Seen::of(&head.headers);
+    let switched = head.headers.get(UPGRADE).filter(|_| asked.is_some()).cloned();
     hop::remove_seen(&mut head.headers, seen);
     if seen.events() || record.grpc {
         // A stream ends when it is over.
@@ -547,8 +550,11 @@ fn incoming(
     }
     if let Some(protocol) = switched {
         head.headers.insert(UPGRADE, protocol);
-        return Response::from_parts(head, ResponseBody::tunnel(answer.spelling, record, answer.lease));
     }
-    let body = ResponseBody::upstream(source, answer.spelling, record, body, answer.lease);
+    if let Some(asked) = asked {
+        let Some(upstream) = lease.side(source) else { return respond::fault(Fault::UpstreamProtocol, record) };
+        return Response::from_parts(head, ResponseBody::tunnel(spelling, record, lease, Tunnel { caller: asked.1, upstream }));
+    }
+    let body = ResponseBody::upstream(source, spelling, record, body, lease);
     Response::from_parts(head, body.timed(clocks))
 }

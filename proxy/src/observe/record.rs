@@ -174,6 +174,13 @@ impl Record {
         self.complete = true;
     }
 
+    /// A tunnel is over: so many bytes from the caller, so many to it, and who broke it off, if it did not end.
+    pub fn carried(&mut self, up: u64, down: u64, fault: Option<Fault>) {
+        (self.bytes_in, self.bytes_out) = (up, down);
+        self.fault = self.fault.or(fault);
+        self.complete = true;
+    }
+
     /// Whether the response is complete.
     pub fn is_complete(&self) -> bool {
         self.complete

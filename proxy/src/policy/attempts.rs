@@ -24,6 +24,7 @@ use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::proxy_protocol::Ends;
 use crate::state::Worker;
+use crate::tunnel::side::Side;
 use crate::upstream::body::RequestBody;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{self, Answer, Failure, Lease, Outgoing, Progress, Waiting};
@@ -170,7 +171,7 @@ fn is_answer(rule: Option<&RetryRule>, ended: &Result<Answer, Failure>) -> bool 
 ///
 /// # Errors
 /// Why there is none.
-pub async fn open(cluster: &Rc<ClusterState>, worker: &Worker, ends: &Ends, report: &mut Report) -> Result<Lease, Fault> {
+pub async fn open(cluster: &Rc<ClusterState>, worker: &Worker, ends: &Ends, report: &mut Report) -> Result<(Lease, Side), Fault> {
     let config = cluster.config();
     let mut tried = Vec::new();
     loop {
@@ -178,7 +179,7 @@ pub async fn open(cluster: &Rc<ClusterState>, worker: &Worker, ends: &Ends, repo
         report.attempts += 1;
         report.upstream = Some(endpoint.address);
         match upstream::open(&endpoint, &config, ends).await {
-            Ok(lease) => return Ok(lease),
+            Ok(opened) => return Ok(opened),
             Err(fault) => {
                 tried.push(endpoint.address);
                 if !cluster.has_beside(&tried) || report.attempts > MAX_MOVES {

@@ -25,6 +25,8 @@ use crate::balance::discovery::Discovery;
 use crate::clock::Alarms;
 use crate::observe::access_log::{LogHandle, LogWriter};
 use crate::observe::metrics::Metrics;
+use crate::tunnel::Tools;
+use crate::tunnel::splice::Pipes;
 use listener::ListenerState;
 use prepared::Prepared;
 
@@ -129,6 +131,8 @@ pub struct Worker {
     log: RefCell<Option<Rc<LogHandle>>>,
     /// Timers for the clocks of requests.
     pub alarms: Rc<Alarms>,
+    /// Pipes for tunnels.
+    pub pipes: Rc<Pipes>,
     /// Bytes of request bodies that are kept to be sent again.
     pub kept: Rc<Cell<usize>>,
 }
@@ -149,6 +153,7 @@ impl Worker {
             draining: RefCell::default(),
             log: RefCell::default(),
             alarms: Rc::default(),
+            pipes: Rc::default(),
             kept: Rc::default(),
         });
         worker.adopt();
@@ -241,6 +246,11 @@ impl Worker {
         for cluster in self.clusters.borrow().values() {
             cluster.sweep(now);
         }
+    }
+
+    /// What tunnels borrow.
+    pub fn tools(&self) -> Tools<'_> {
+        Tools { alarms: &self.alarms, pipes: &self.pipes }
     }
 
     /// Makes the state of a new listener. `None` if the snapshot has moved on and does not know it.

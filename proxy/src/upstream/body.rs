@@ -102,6 +102,14 @@ impl Source {
         if body.is_end_stream() { Self::Empty } else { Self::H2(body) }
     }
 
+    /// The HTTP/2 stream, if it is one that has not ended.
+    pub fn into_h2(self) -> Option<h2::RecvStream> {
+        match self {
+            Self::H2(body) => Some(body),
+            Self::Empty | Self::Full(_) | Self::H1(_) => None,
+        }
+    }
+
     /// Whether there is nothing, or nothing more.
     pub fn is_end(&self) -> bool {
         match self {

@@ -10,8 +10,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
-use http::{Request, Response};
+use h2::ext::Protocol;
+use http::header::{HOST, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -24,6 +29,7 @@ use super::pump::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW
 use super::{Failure, MAX_UPLOAD_ALONE, Outgoing, Progress, Waiting};
 use crate::error::Fault;
 use crate::proxy_protocol::Ends;
+use crate::tunnel::side::{self, Side};
 
 /// The connections to one endpoint.
 #[derive(Default)]
@@ -59,9 +65,17 @@ struct Attempt {
 pub struct Exchange {
     _stream: Rc<Stream>,
     upload: Option<JoinHandle<()>>,
+    /// The sending half of a tunnel.
+    tunnel: Option<SendStream<Bytes>>,
 }
 
 impl Exchange {
+    /// This side of a tunnel.
+    pub(super) fn side(&mut self, receive: Source) -> Option<Side> {
+        let send = self.tunnel.take()?;
+        Some(Side::Stream(side::Stream::new(send, receive.into_h2())))
+    }
+
     /// The response is complete; what is still being uploaded may go on.
     pub fn let_upload_go_on(mut self) {
         if let Some(mut upload) = self.upload.take().filter(|upload| !upload.is_finished()) {
@@ -85,6 +99,14 @@ impl Drop for Exchange {
 
 /// A stream of a connection, counted until it is dropped.
 pub struct Stream(Rc<Connection>);
+
+impl Stream {
+    /// Whether the connection was idle after it had served. With other requests on it, one that dies was not idle: who
+    /// knows what the peer had begun.
+    fn is_reused(&self) -> bool {
+        self.0.served.replace(true) && self.0.streams.get() == 1
+    }
+}
 
 impl Drop for Stream {
     fn drop(&mut self) {
@@ -134,8 +156,7 @@ pub(super) async fn exchange(
     let Outgoing { head, body, ends: callers, .. } = request;
     let ends = body.is_end_stream();
     let (stream, mut sender) = ready(endpoint, cluster, callers).await?;
-    // With other requests on it, a connection that dies was not idle: who knows what the peer had begun.
-    let reused = stream.0.served.replace(true) && stream.0.streams.get() == 1;
+    let reused = stream.is_reused();
     let sent_at = Instant::now();
     let stream = Rc::new(stream);
     let request = Request::from_parts(head.clone(), ());
@@ -147,11 +168,70 @@ pub(super) async fn exchange(
             drop(counted);
         })
     });
-    let exchange = Exchange { _stream: stream, upload };
+    let exchange = Exchange { _stream: stream, upload, tunnel: None };
     match wait(response, waiting).await {
         Ok(response) => Ok((response.map(Source::h2), exchange)),
         Err(error) => Err(progress(&error, reused && sent_at.elapsed() < super::REUSE_RACE).of(fault(&error))),
     }
+}
+
+/// Asks for another protocol by extended CONNECT (RFC 8441); consent comes back as it looks in HTTP/1.1. `None`, with
+/// nothing sent, if the endpoint does not take that.
+pub(super) async fn switch(
+    endpoint: &Rc<Endpoint>,
+    cluster: &Cluster,
+    request: &Outgoing<'_>,
+    waiting: &Waiting<'_>,
+) -> Option<Result<(Response<Source>, Exchange), Failure>> {
+    let extended = extended(request.head)?;
+    let (stream, mut sender) = ready(endpoint, cluster, request.ends).await.ok()?;
+    if !sender.is_extended_connect_protocol_enabled() {
+        return None;
+    }
+    let (reused, sent_at) = (stream.is_reused(), Instant::now());
+    let (response, mut send) = match sender.send_request(extended, false) {
+        Ok(sent) => sent,
+        Err(error) => return Some(Err(Progress::Final.of(fault(&error)))),
+    };
+    let mut exchange = Exchange { _stream: Rc::new(stream), upload: None, tunnel: None };
+    Some(match wait(response, waiting).await {
+        Ok(mut response) if response.status().is_success() => {
+            exchange.tunnel = Some(send);
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            if let Some(protocol) = request.head.headers.get(UPGRADE) {
+                response.headers_mut().insert(UPGRADE, protocol.clone());
+            }
+            Ok((response.map(Source::h2), exchange))
+        }
+        Ok(response) => {
+            // Nothing more is said on a stream that is no tunnel.
+            let _ = send.send_data(Bytes::new(), true);
+            Ok((response.map(Source::h2), exchange))
+        }
+        Err(error) => Err(progress(&error, reused && sent_at.elapsed() < super::REUSE_RACE).of(fault(&error))),
+    })
+}
+
+/// An extended CONNECT for what a head in HTTP/1's form asks for. Only for WebSocket: for nothing else is it known that
+/// what follows is the same in both versions.
+fn extended(head: &Parts) -> Option<Request<()>> {
+    let protocol = head.headers.get(UPGRADE)?.to_str().ok()?;
+    if !protocol.eq_ignore_ascii_case("websocket") {
+        return None;
+    }
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(Authority::try_from(head.headers.get(HOST)?.as_bytes()).ok()?);
+    uri.path_and_query = head.uri.path_and_query().cloned();
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = Uri::from_parts(uri).ok()?;
+    *request.headers_mut() = head.headers.clone();
+    for name in [UPGRADE, HOST, SEC_WEBSOCKET_KEY] {
+        request.headers_mut().remove(name);
+    }
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    Some(request)
 }
 
 /// How far a request came that got an error for an answer.

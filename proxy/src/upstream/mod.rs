@@ -24,8 +24,8 @@ use weir_config::snapshot::Cluster;
 
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
-use crate::h1::wire::Wire;
 use crate::proxy_protocol::{self, Ends};
+use crate::tunnel::side::Side;
 use body::{Attempt, Source};
 use endpoint::Endpoint;
 use informational::{HoldGate, Inform};
@@ -43,11 +43,16 @@ enum Connection {
 }
 
 impl Lease {
-    /// The socket, if the connection is HTTP/1's.
-    pub fn wire(&self) -> Option<Rc<Wire>> {
-        match &self.connection {
-            Connection::H1(exchange) => Some(exchange.wire()),
-            Connection::H2(_) => None,
+    /// Whether the connection is HTTP/2's.
+    pub fn is_h2(&self) -> bool {
+        matches!(self.connection, Connection::H2(_))
+    }
+
+    /// The upstream's side of a tunnel, if it agreed to one; `receive` is what the response had for a body.
+    pub fn side(&mut self, receive: Source) -> Option<Side> {
+        match &mut self.connection {
+            Connection::H1(exchange) => Some(Side::Wire(exchange.wire())),
+            Connection::H2(exchange) => exchange.side(receive),
         }
     }
 
@@ -93,6 +98,12 @@ pub struct Answer {
     pub lease: Lease,
 }
 
+impl Answer {
+    fn over_h2(response: Response<Source>, exchange: h2::Exchange, load: Load) -> Self {
+        Self { response, spelling: Spelling::default(), lease: Lease { load, connection: Connection::H2(exchange) } }
+    }
+}
+
 /// Who waits for informational responses.
 pub struct Waiting<'c> {
     /// The caller, who gets them.
@@ -130,7 +141,7 @@ pub struct Outgoing<'r> {
     pub http2: bool,
     /// Whether an idle connection will do.
     pub reuse: bool,
-    /// Whether it asks for another protocol; HTTP/1 only.
+    /// Whether it asks for another protocol. Its head is in HTTP/1's form whatever the protocol.
     pub upgrade: bool,
     /// For whom it is; told to endpoints that want to know.
     pub ends: &'r Ends,
@@ -186,13 +197,15 @@ pub async fn exchange(
     waiting: &Waiting<'_>,
 ) -> Result<Answer, Failure> {
     let load = Load::new(endpoint);
-    if request.http2 {
+    if request.http2 && request.upgrade {
+        // Boxed, for it is rare and would make every request larger.
+        if let Some(switched) = Box::pin(h2::switch(endpoint, cluster, &request, waiting)).await {
+            let (response, exchange) = switched?;
+            return Ok(Answer::over_h2(response, exchange, load));
+        }
+    } else if request.http2 {
         let (response, exchange) = h2::exchange(endpoint, cluster, request, waiting).await?;
-        return Ok(Answer {
-            response,
-            spelling: Spelling::default(),
-            lease: Lease { load, connection: Connection::H2(exchange) },
-        });
+        return Ok(Answer::over_h2(response, exchange, load));
     }
     let h1::Answer { response, spelling, exchange } = h1::exchange(endpoint, cluster, request, waiting).await?;
     Ok(Answer { response, spelling, lease: Lease { load, connection: Connection::H1(exchange) } })
@@ -239,10 +252,11 @@ async fn connect(address: SocketAddr, cluster: &Cluster, ends: &Ends) -> Result<
 ///
 /// # Errors
 /// Why there is none.
-pub async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Lease, Fault> {
+pub async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<(Lease, Side), Fault> {
     let load = Load::new(endpoint);
     let exchange = h1::Exchange::tunnel(h1::open(endpoint, cluster, ends).await?);
-    Ok(Lease { load, connection: Connection::H1(exchange) })
+    let side = Side::Wire(exchange.wire());
+    Ok((Lease { load, connection: Connection::H1(exchange) }, side))
 }
 
 /// Counts a failed connect.

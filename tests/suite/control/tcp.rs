@@ -9,6 +9,7 @@ use weir_tests::{Result, Trial, Weir, holds, same, test, until};
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         test("control::tcp::bytes_both_ways", bytes_both_ways),
+        test("control::tcp::bulk_and_trickle_arrive_as_they_left", bulk_and_trickle_arrive_as_they_left),
         test("control::tcp::whoever_speaks_first", whoever_speaks_first),
         test("control::tcp::a_half_close_is_passed_on", a_half_close_is_passed_on),
         test("control::tcp::nobody_there_is_a_reset", nobody_there_is_a_reset),
@@ -51,6 +52,47 @@ async fn bytes_both_ways() -> Result {
             && line.contains("\"response_flags\":\"-\"")
     })
     .await
+}
+
+/// Bulk takes another way through weir than single messages do; a stream that goes back and forth between the two keeps
+/// its order.
+async fn bulk_and_trickle_arrive_as_they_left() -> Result {
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(&[script.address])).await?;
+    let mut connection = Connection::open(weir.address("db")).await?;
+    let mut peer = script.accept().await?;
+    let mut random = fastrand::Rng::with_seed(7);
+    for turn in 0..12 {
+        let bulk: Vec<u8> = (0..2 << 20).map(|_| random.u8(..)).collect();
+        let (sent, arrived) = tokio::join!(connection.send(&bulk), peer.exactly(bulk.len()));
+        sent?;
+        holds!(arrived? == bulk, "turn {turn}");
+        let (sent, arrived) = tokio::join!(peer.send(&bulk), connection.exactly(bulk.len()));
+        sent?;
+        holds!(arrived? == bulk, "turn {turn}, back");
+        for _ in 0..20 {
+            let little: Vec<u8> = (0..random.usize(1..300)).map(|_| random.u8(..)).collect();
+            connection.send(&little).await?;
+            same!(peer.exactly(little.len()).await?, little);
+            peer.send(&little).await?;
+            same!(connection.exactly(little.len()).await?, little);
+        }
+    }
+    // The end of bulk is not lost, and neither is what comes after it the other way.
+    let bulk: Vec<u8> = (0..8 << 20).map(|_| random.u8(..)).collect();
+    let (sent, arrived) = tokio::join!(
+        async {
+            connection.send(&bulk).await?;
+            connection.finish().await
+        },
+        peer.ended()
+    );
+    sent?;
+    holds!(arrived? == bulk);
+    peer.send("thanks\n").await?;
+    drop(peer);
+    same!(connection.rest().await?, b"thanks\n");
+    Ok(())
 }
 
 /// MySQL, SMTP: the server greets, and the client says nothing before.

@@ -1,0 +1,249 @@
+//! Opaque bytes both ways, between a caller and an upstream, once both have agreed to it.
+//!
+//! Each direction ends by itself: the end of one is told to the other side (half-close), which then has a limited time to
+//! end the other. There is no idle limit: sockets have keep-alive, and silence is no fault in a tunnel.
+
+pub mod side;
+pub mod splice;
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::ReadBuf;
+
+use crate::clock::{Alarm, Alarms};
+use crate::drain::Member;
+use crate::error::Fault;
+use crate::h1::wire::Wire;
+use side::Side;
+use splice::{Pipe, Pipes};
+
+/// After one direction has ended, the other may go on for so long without a byte: below the 60 s for which connection
+/// tracking remembers a half-closed connection.
+pub const HALF_CLOSE: Duration = Duration::from_secs(50);
+
+/// What one read takes.
+const READ: usize = 16 << 10;
+/// After so many reads that took all there was room for, one after the other, a direction is bulk; after so many that
+/// took less, it is no more.
+const SETTLED: u8 = 4;
+
+/// How a tunnel went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes from the caller to the upstream.
+    pub up: u64,
+    /// Bytes from the upstream to the caller.
+    pub down: u64,
+    /// Who broke off, if it did not end.
+    pub fault: Option<Fault>,
+}
+
+/// What a worker lends to its tunnels.
+pub struct Tools<'t> {
+    /// Timers.
+    pub alarms: &'t Rc<Alarms>,
+    /// Pipes.
+    pub pipes: &'t Rc<Pipes>,
+}
+
+/// Carries bytes between the two until both have ended, either breaks, or the listener's time is up.
+///
+/// `member` is the caller's connection if the tunnel is all of it; `count` is told of bytes as they pass: up, down.
+pub async fn carry(
+    caller: &Side,
+    upstream: &Side,
+    member: Option<&Member>,
+    tools: Tools<'_>,
+    count: &dyn Fn(u64, u64),
+) -> Carried {
+    let (mut up, mut down) = (Direction::new(tools.pipes), Direction::new(tools.pipes));
+    let mut alarm = Alarm::of(tools.alarms);
+    let mut waits: Option<(u64, tokio::time::Instant)> = None;
+    poll_fn(|cx| {
+        if let Some(member) = member {
+            member.watch(cx);
+            if member.is_aborted() {
+                return Poll::Ready(());
+            }
+        }
+        let before = (up.carried, down.carried);
+        let ends = (up.poll(caller, upstream, cx), down.poll(upstream, caller, cx));
+        count(up.carried - before.0, down.carried - before.1);
+        // Who cannot be read from any more (a reset) takes nothing any more either: the other side is told now.
+        if [up.state, down.state].contains(&State::Broken(Broken::Source)) {
+            return Poll::Ready(());
+        }
+        match ends {
+            (Poll::Ready(()), Poll::Ready(())) => return Poll::Ready(()),
+            (Poll::Pending, Poll::Pending) => return Poll::Pending,
+            // Ended or not taken, one direction says nothing about what is still on its way in the other.
+            (Poll::Ready(()), Poll::Pending) | (Poll::Pending, Poll::Ready(())) => {}
+        }
+        let carried = up.carried + down.carried;
+        let since = match waits {
+            Some((known, since)) if known == carried => since,
+            _ => tokio::time::Instant::now(),
+        };
+        waits = Some((carried, since));
+        alarm.poll(since + HALF_CLOSE, cx)
+    })
+    .await;
+    let fault = match (up.state, down.state) {
+        (State::Broken(Broken::Source), _) | (_, State::Broken(Broken::Sink)) => Some(Fault::DownstreamGone),
+        (State::Broken(Broken::Sink), _) | (_, State::Broken(Broken::Source)) => Some(Fault::UpstreamReset),
+        _ => None,
+    };
+    if fault.is_some() {
+        // What was cut off must not look as if it had ended.
+        caller.cut();
+        upstream.cut();
+    }
+    Carried { up: up.carried, down: down.carried, fault }
+}
+
+/// One direction of a tunnel.
+struct Direction {
+    pending: Bytes,
+    state: State,
+    carried: u64,
+    /// Whether much goes this way, so that it is spliced.
+    is_bulk: bool,
+    /// Reads in a row that speak for the other way.
+    streak: u8,
+    /// What is being spliced.
+    pipe: Option<Pipe>,
+    pipes: Rc<Pipes>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Its source has ended.
+    Ended,
+    /// Its end has been passed on.
+    Told,
+    /// Either side failed.
+    Broken(Broken),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Source,
+    Sink,
+}
+
+/// Why a direction stops.
+type Stopped = Result<(), Broken>;
+
+fn source<T>(result: io::Result<T>) -> Result<T, Broken> {
+    result.map_err(|_| Broken::Source)
+}
+
+fn sink<T>(result: io::Result<T>) -> Result<T, Broken> {
+    result.map_err(|_| Broken::Sink)
+}
+
+impl Direction {
+    fn new(pipes: &Rc<Pipes>) -> Self {
+        let pipes = Rc::clone(pipes);
+        Self { pending: Bytes::new(), state: State::Open, carried: 0, is_bulk: false, streak: 0, pipe: None, pipes }
+    }
+
+    /// Ready when nothing more goes this way.
+    fn poll(&mut self, from: &Side, to: &Side, cx: &mut Context<'_>) -> Poll<()> {
+        if !matches!(self.state, State::Told | State::Broken(_))
+            && let Err(broken) = ready!(self.go_on(from, to, cx))
+        {
+            self.state = State::Broken(broken);
+        }
+        Poll::Ready(())
+    }
+
+    fn go_on(&mut self, from: &Side, to: &Side, cx: &mut Context<'_>) -> Poll<Stopped> {
+        loop {
+            while !self.pending.is_empty() {
+                let gone = sink(ready!(to.poll_put(&mut self.pending, cx)))?;
+                from.gone_on(gone);
+                self.carried += gone as u64;
+            }
+            if self.state == State::Ended {
+                sink(ready!(to.poll_end(cx)))?;
+                self.state = State::Told;
+                return Poll::Ready(Ok(()));
+            }
+            match (from.wire(), to.wire()) {
+                (Some(from), Some(to)) if self.pipe.is_some() || from.is_empty() => ready!(self.pass(from, to, cx))?,
+                _ => match source(ready!(from.poll_take(cx)))? {
+                    Some(bytes) => self.pending = bytes,
+                    None => self.state = State::Ended,
+                },
+            }
+        }
+    }
+
+    /// Passes on what one socket has for the other.
+    fn pass(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<Stopped> {
+        // What is in the pipe goes first, whatever way the next bytes take.
+        if self.is_bulk || self.pipe.is_some() { self.splice(from, to, cx) } else { self.copy(from, to, cx) }
+    }
+
+    fn copy(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<Stopped> {
+        let mut scratch = [MaybeUninit::uninit(); READ];
+        let mut buf = ReadBuf::uninit(&mut scratch);
+        source(ready!(from.poll_read(cx, &mut buf)))?;
+        let read = buf.filled();
+        if read.is_empty() {
+            self.state = State::Ended;
+            return Poll::Ready(Ok(()));
+        }
+        self.weigh(read.len() == READ);
+        let written = match to.poll_write(cx, &[io::IoSlice::new(read)]) {
+            Poll::Ready(written) => sink(written)?,
+            Poll::Pending => 0,
+        };
+        self.carried += written as u64;
+        if written < read.len() {
+            self.pending = Bytes::copy_from_slice(&read[written..]);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn splice(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<Stopped> {
+        if let Some(pipe) = &mut self.pipe {
+            self.carried += sink(ready!(to.with_stream(|to| pipe.poll_drain(to, cx))))? as u64;
+            if pipe.is_empty() {
+                self.pipe = None;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // Borrowed only while there is something in it: who is silent needs none.
+        let Some(mut pipe) = self.pipes.borrow() else {
+            self.is_bulk = false;
+            return Poll::Ready(Ok(()));
+        };
+        match source(ready!(from.with_stream(|from| pipe.poll_fill(from, cx))))? {
+            None => self.is_bulk = false,
+            Some(0) => self.state = State::Ended,
+            Some(taken) => {
+                self.weigh(taken < READ);
+                self.pipe = Some(pipe);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes a read that speaks for the other way to pass bytes on, or against it.
+    fn weigh(&mut self, for_a_change: bool) {
+        self.streak = if for_a_change { self.streak + 1 } else { 0 };
+        if self.streak == SETTLED {
+            self.streak = 0;
+            self.is_bulk = !self.is_bulk;
+        }
+    }
+}
