@@ -86,7 +86,7 @@ fields! {
     UpstreamClusterRaw = "UPSTREAM_CLUSTER_RAW",
     /// Why the upstream failed, in words.
     UpstreamTransportFailureReason = "UPSTREAM_TRANSPORT_FAILURE_REASON",
-    /// How many tries were made.
+    /// How many attempts reached for an endpoint.
     UpstreamRequestAttemptCount = "UPSTREAM_REQUEST_ATTEMPT_COUNT",
     /// The address of the upstream connection on this side; not recorded.
     UpstreamLocalAddress = "UPSTREAM_LOCAL_ADDRESS",
@@ -96,7 +96,7 @@ fields! {
     DownstreamRemoteAddressWithoutPort = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
     /// The address weir accepted on.
     DownstreamLocalAddress = "DOWNSTREAM_LOCAL_ADDRESS",
-    /// The TLS server name; none in cleartext.
+    /// The server name of TLS that is passed through; none otherwise.
     RequestedServerName = "REQUESTED_SERVER_NAME",
     /// Why a connection was closed; not recorded.
     ConnectionTerminationDetails = "CONNECTION_TERMINATION_DETAILS",

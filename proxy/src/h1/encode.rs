@@ -26,14 +26,29 @@ pub enum Coding {
     None,
 }
 
-/// The head of a request whose body is so large, and how that is to follow. With `upgrade` it asks for the protocol that
-/// its `upgrade` header names.
-pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, body: &SizeHint, upgrade: bool) -> Coding {
+/// What a request says beyond its head.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Addition {
+    /// That it asks for the protocol that its `upgrade` header names.
+    pub upgrade: bool,
+    /// In how many milliseconds an answer is wanted: `x-request-timeout-ms`, in place of what the caller said. Written
+    /// straight, because a header map costs more than all else that a deadline does.
+    pub timeout_ms: Option<u64>,
+}
+
+/// The name of [`Addition::timeout_ms`].
+pub const TIMEOUT_MS: &str = "x-request-timeout-ms";
+
+/// The head of a request whose body is so large, and how that is to follow.
+pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, body: &SizeHint, more: Addition) -> Coding {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let seen = fields(out, &head.headers, spelling, true);
+    let seen = fields(out, &head.headers, spelling, Without { length: false, timeout: more.timeout_ms.is_some() });
+    if let Some(millis) = more.timeout_ms {
+        field(out, TIMEOUT_MS.as_bytes(), itoa::Buffer::new().format(millis).as_bytes());
+    }
     let coding = match (seen.length, body.exact()) {
         (Some(length), _) => Coding::Length(length),
         (None, Some(0)) => {
@@ -48,7 +63,7 @@ pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, bo
             Coding::Chunked
         }
     };
-    if upgrade {
+    if more.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\n");
     }
     out.extend_from_slice(b"\r\n");
@@ -86,7 +101,7 @@ pub fn response<B>(
     status_line(out, response.status(), spelling, recipient.old);
     let status = response.status();
     let bodiless = status == StatusCode::NO_CONTENT || status.is_informational() || recipient.switches;
-    let seen = fields(out, response.headers(), spelling, !bodiless);
+    let seen = fields(out, response.headers(), spelling, Without { length: bodiless, timeout: false });
     let coding = match (seen.length, body.exact()) {
         _ if recipient.head_only || bodiless || status == StatusCode::NOT_MODIFIED => Coding::None,
         (Some(length), _) => Coding::Length(length),
@@ -125,7 +140,7 @@ pub fn response<B>(
 /// An informational response, whole.
 pub fn informational(out: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap) {
     status_line(out, status, &Spelling::default(), false);
-    fields(out, headers, &Spelling::default(), false);
+    fields(out, headers, &Spelling::default(), Without { length: true, timeout: false });
     out.extend_from_slice(b"\r\n");
 }
 
@@ -147,8 +162,15 @@ struct Seen {
     date: bool,
 }
 
+/// What is left out of the fields.
+#[derive(Clone, Copy)]
+struct Without {
+    length: bool,
+    timeout: bool,
+}
+
 /// Writes every field but those that frame the message or belong to the connection.
-fn fields(out: &mut Vec<u8>, headers: &HeaderMap, spelling: &Spelling, with_length: bool) -> Seen {
+fn fields(out: &mut Vec<u8>, headers: &HeaderMap, spelling: &Spelling, without: Without) -> Seen {
     let mut seen = Seen::default();
     let mut names = spelling.reader();
     for (name, value) in headers {
@@ -156,10 +178,11 @@ fn fields(out: &mut Vec<u8>, headers: &HeaderMap, spelling: &Spelling, with_leng
             4 if name == DATE => seen.date = true,
             10 if name == CONNECTION => continue,
             14 if name == CONTENT_LENGTH => match content_length(value.as_bytes()) {
-                Some(length) if with_length && seen.length.is_none() => seen.length = Some(length),
+                Some(length) if !without.length && seen.length.is_none() => seen.length = Some(length),
                 _ => continue,
             },
             17 if name == TRANSFER_ENCODING => continue,
+            20 if without.timeout && name == TIMEOUT_MS => continue,
             _ => {}
         }
         field(out, names.spell(name.as_str()), value.as_bytes());

@@ -154,7 +154,7 @@ fn field(out: &mut Vec<u8>, field: Field, entry: &LogEntry, numbers: &Finished) 
         },
         Field::UpstreamCluster | Field::UpstreamClusterRaw => text(out, &entry.cluster),
         Field::UpstreamTransportFailureReason => text(out, numbers.fault.map_or("", |fault| fault.message())),
-        Field::UpstreamRequestAttemptCount => number(out, u128::from(entry.upstream.is_some())),
+        Field::UpstreamRequestAttemptCount => number(out, numbers.attempts.into()),
         Field::DownstreamRemoteAddress => {
             let _ = write!(out, "{}", entry.peer);
         }
@@ -177,6 +177,8 @@ fn field(out: &mut Vec<u8>, field: Field, entry: &LogEntry, numbers: &Finished) 
         Field::TraceId => text(out, entry.trace_id.as_deref().unwrap_or("")),
         Field::Generation => number(out, entry.generation.into()),
         Field::Listener => text(out, &entry.listener),
+        // What was asked for in cleartext is the host.
+        Field::RequestedServerName if entry.opaque => defused(out, or_none(entry.authority.as_bytes())),
         Field::UpstreamLocalAddress | Field::RequestedServerName | Field::ConnectionTerminationDetails => text(out, ""),
     }
 }
@@ -190,9 +192,13 @@ fn header(out: &mut Vec<u8>, reference: &HeaderRef, headers: Option<&HeaderMap>,
         NameRef::Header(name) if *name == "x-request-id" => entry.map(|entry| entry.request_id.as_bytes()),
         NameRef::Header(name) => headers?.get(name).map(|value| value.as_bytes()),
     });
-    let value = value.filter(|value| !value.is_empty()).unwrap_or(b"-");
+    let value = or_none(value.unwrap_or_default());
     let value = &value[..value.len().min(reference.max_length.unwrap_or(usize::MAX))];
     defused(out, value);
+}
+
+fn or_none(value: &[u8]) -> &[u8] {
+    if value.is_empty() { b"-" } else { value }
 }
 
 /// Appends what a caller wrote: a quote or control character would let it write columns or lines of its own.

@@ -82,13 +82,14 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
     let mut endpoint = Rc::clone(&job.first);
     let per_try = job.rule.timeouts.per_try;
     loop {
+        let mut timeout_ms = None;
         if per_try.is_some() || clocks.deadline.is_some() {
             let now = Instant::now();
             if clocks.remaining(now).is_some_and(|left| left.is_zero()) {
                 return Err(if report.attempts == 0 { Fault::DeadlineExceeded } else { Fault::RequestTimeout });
             }
             clocks.attempt = per_try.map(|limit| now + limit);
-            job.tell_deadline(clocks, now);
+            timeout_ms = job.tell_deadline(clocks, now);
         }
         report.attempts += 1;
         report.upstream = Some(endpoint.address);
@@ -102,6 +103,7 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
             http2: job.http2,
             reuse: !tries.needs_fresh,
             upgrade: job.upgrade,
+            timeout_ms,
             ends: job.ends,
         };
         let ended = {
@@ -149,12 +151,11 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
 }
 
 impl Job<'_> {
-    /// Tells the upstream what is left of the time.
-    fn tell_deadline(&mut self, clocks: &Clocks, now: Instant) {
-        if let Some(left) = clocks.remaining(now) {
-            let left = self.rule.timeouts.per_try.map_or(left, |per_try| per_try.min(left));
-            deadline::tell(&mut self.head.headers, self.grpc, left);
-        }
+    /// Tells the upstream what is left of the time. Gives what is to be told in a header of its own.
+    fn tell_deadline(&mut self, clocks: &Clocks, now: Instant) -> Option<u64> {
+        let left = clocks.remaining(now)?;
+        let left = self.rule.timeouts.per_try.map_or(left, |per_try| per_try.min(left));
+        deadline::tell(&mut self.head.headers, self.grpc, left)
     }
 }
 

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::h1::encode;
+
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-static TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+static TIMEOUT_MS: HeaderName = HeaderName::from_static(encode::TIMEOUT_MS);
 
 /// How long the caller waits, if it says so in a way that can be understood: `grpc-timeout` of a gRPC request, else
 /// `x-request-timeout-ms`.
@@ -17,17 +19,19 @@ pub fn told(headers: &HeaderMap, grpc: bool) -> Option<Duration> {
     digits(text.as_bytes()).map(Duration::from_millis)
 }
 
-/// Tells the next hop what is left. A gRPC deadline is passed on only where there was one: it ends streams too, which a
-/// rule's `timeout.request` does not.
-pub fn tell(headers: &mut HeaderMap, grpc: bool, left: Duration) {
+/// Tells the next hop what is left. Gives the milliseconds that are to be told in `x-request-timeout-ms`. A gRPC deadline
+/// is passed on only where there was one: it ends streams too, which a rule's `timeout.request` does not.
+pub fn tell(headers: &mut HeaderMap, grpc: bool, left: Duration) -> Option<u64> {
     let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
     if !grpc {
-        headers.insert(TIMEOUT_MS.clone(), millis.into());
-    } else if headers.contains_key(&GRPC_TIMEOUT)
+        return Some(millis);
+    }
+    if headers.contains_key(&GRPC_TIMEOUT)
         && let Ok(value) = HeaderValue::from_str(&format_grpc(millis))
     {
         headers.insert(GRPC_TIMEOUT.clone(), value);
     }
+    None
 }
 
 /// At most eight digits and a unit (gRPC over HTTP/2, `Timeout`).
@@ -92,7 +96,6 @@ mod tests {
         assert_eq!(headers[&GRPC_TIMEOUT], "2500m");
         tell(&mut headers, true, Duration::from_secs(1_000_000));
         assert_eq!(headers[&GRPC_TIMEOUT], "1000000S");
-        tell(&mut headers, false, Duration::from_micros(10));
-        assert_eq!(headers[&TIMEOUT_MS], "1");
+        assert_eq!(tell(&mut headers, false, Duration::from_micros(10)), Some(1));
     }
 }

@@ -21,7 +21,7 @@ use super::body::{Attempt, Source};
 use super::endpoint::Endpoint;
 use super::{Failure, Outgoing, Progress, Waiting};
 use crate::error::Fault;
-use crate::h1::encode;
+use crate::h1::encode::{self, Addition};
 use crate::h1::response::{self, LIMITS, ResponseHead};
 use crate::h1::send::{SendError, Sender};
 use crate::h1::spelling::Spelling;
@@ -143,10 +143,10 @@ pub(super) async fn exchange(
     request: Outgoing<'_>,
     waiting: &Waiting<'_>,
 ) -> Result<Answer, Failure> {
-    let Outgoing { head, body, spelling, reuse, upgrade, ends, http2: _ } = request;
+    let Outgoing { head, body, spelling, reuse, upgrade, ends, timeout_ms, http2: _ } = request;
     let told = cluster.proxy_protocol.map(|_| ends);
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
-    let coding = encode::request(&mut bytes, head, spelling, &body.size_hint(), upgrade);
+    let coding = encode::request(&mut bytes, head, spelling, &body.size_hint(), Addition { upgrade, timeout_ms });
     let sender = Sender::new(bytes, body, coding);
     let mut conversation =
         Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false, heard: false, upgrade };

@@ -16,7 +16,7 @@ use h2::ext::Protocol;
 use http::header::{HOST, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -28,6 +28,7 @@ use super::endpoint::Endpoint;
 use super::pump::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, pump};
 use super::{Failure, MAX_UPLOAD_ALONE, Outgoing, Progress, Waiting};
 use crate::error::Fault;
+use crate::h1::encode::TIMEOUT_MS;
 use crate::proxy_protocol::Ends;
 use crate::tunnel::side::{self, Side};
 
@@ -153,13 +154,14 @@ pub(super) async fn exchange(
     request: Outgoing<'_>,
     waiting: &Waiting<'_>,
 ) -> Result<(Response<Source>, Exchange), Failure> {
-    let Outgoing { head, body, ends: callers, .. } = request;
+    let Outgoing { head, body, ends: callers, timeout_ms, .. } = request;
     let ends = body.is_end_stream();
     let (stream, mut sender) = ready(endpoint, cluster, callers).await?;
     let reused = stream.is_reused();
     let sent_at = Instant::now();
     let stream = Rc::new(stream);
-    let request = Request::from_parts(head.clone(), ());
+    let mut request = Request::from_parts(head.clone(), ());
+    tell_timeout(request.headers_mut(), timeout_ms);
     let (response, send) = sender.send_request(request, ends).map_err(|error| Progress::Final.of(fault(&error)))?;
     let upload = (!ends).then(|| {
         let counted = Rc::clone(&stream);
@@ -175,6 +177,12 @@ pub(super) async fn exchange(
     }
 }
 
+fn tell_timeout(headers: &mut HeaderMap, timeout_ms: Option<u64>) {
+    if let Some(millis) = timeout_ms {
+        headers.insert(TIMEOUT_MS, millis.into());
+    }
+}
+
 /// Asks for another protocol by extended CONNECT (RFC 8441); consent comes back as it looks in HTTP/1.1. `None`, with
 /// nothing sent, if the endpoint does not take that.
 pub(super) async fn switch(
@@ -183,7 +191,8 @@ pub(super) async fn switch(
     request: &Outgoing<'_>,
     waiting: &Waiting<'_>,
 ) -> Option<Result<(Response<Source>, Exchange), Failure>> {
-    let extended = extended(request.head)?;
+    let mut extended = extended(request.head)?;
+    tell_timeout(extended.headers_mut(), request.timeout_ms);
     let (stream, mut sender) = ready(endpoint, cluster, request.ends).await.ok()?;
     if !sender.is_extended_connect_protocol_enabled() {
         return None;

@@ -143,6 +143,8 @@ pub struct Outgoing<'r> {
     pub reuse: bool,
     /// Whether it asks for another protocol. Its head is in HTTP/1's form whatever the protocol.
     pub upgrade: bool,
+    /// In how many milliseconds an answer is wanted, to be told to the upstream.
+    pub timeout_ms: Option<u64>,
     /// For whom it is; told to endpoints that want to know.
     pub ends: &'r Ends,
 }

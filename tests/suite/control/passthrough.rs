@@ -123,7 +123,9 @@ fn hello(name: &str, record: usize) -> Vec<u8> {
 async fn a_hello_in_pieces_arrives_whole() -> Result {
     let (script, log) = (Script::listen().await?, tempfile::tempdir()?);
     let nowhere = reserve()?.address;
-    let weir = Weir::start(&table("", script.address, nowhere, &log)).await?;
+    let format = "%REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %RESPONSE_FLAGS%";
+    let yaml = table("", script.address, nowhere, &log).replace("access.log' }", &format!("access.log', format: '{format}' }}"));
+    let weir = Weir::start(&yaml).await?;
     for (record, piece) in [(4000, 4000), (4000, 7), (300, 500), (1, 4000)] {
         let bytes = hello("one.test", record);
         let mut connection = Connection::open(weir.address("out")).await?;
@@ -138,7 +140,11 @@ async fn a_hello_in_pieces_arrives_whole() -> Result {
         peer.send("answer\n").await?;
         same!(connection.line().await?, "answer\n");
     }
-    Ok(())
+    until("the log has them", async || {
+        let text = std::fs::read_to_string(log.path().join("access.log")).unwrap_or_default();
+        text.lines().filter(|line| *line == "one.test one 1 -").count() == 4
+    })
+    .await
 }
 
 async fn what_is_not_tls_is_refused() -> Result {
