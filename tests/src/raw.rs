@@ -162,6 +162,12 @@ impl Connection {
             self.more().await?;
         }
         Ok(self.buffer.drain(..count).collect())
+    /// Closes with a reset.
+    ///
+    /// # Errors
+    /// The socket refuses.
+    pub fn reset(self) -> Result {
+        Ok(self.stream.set_zero_linger()?)
     }
 
     async fn more(&mut self) -> Result {

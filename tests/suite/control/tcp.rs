@@ -12,6 +12,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test("control::tcp::bulk_and_trickle_arrive_as_they_left", bulk_and_trickle_arrive_as_they_left),
         test("control::tcp::whoever_speaks_first", whoever_speaks_first),
         test("control::tcp::a_half_close_is_passed_on", a_half_close_is_passed_on),
+        test("control::tcp::a_reset_is_passed_on_at_once", a_reset_is_passed_on_at_once),
         test("control::tcp::nobody_there_is_a_reset", nobody_there_is_a_reset),
         test("control::tcp::tunnels_survive_swaps", tunnels_survive_swaps),
     ]
@@ -117,6 +118,27 @@ async fn a_half_close_is_passed_on() -> Result {
     peer.send("and the answer").await?;
     drop(peer);
     same!(connection.rest().await?, b"and the answer");
+    weir.counted("weir_downstream_connections_active", "db", 0.0).await
+}
+
+/// A process that was killed, a host that came back: who waits on the other side learns it now, not when it gives up.
+async fn a_reset_is_passed_on_at_once() -> Result {
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(&[script.address])).await?;
+    for by_the_caller in [true, false] {
+        let mut connection = Connection::open(weir.address("db")).await?;
+        let mut peer = script.accept().await?;
+        connection.send("begin\n").await?;
+        peer.until(b"begin\n").await?;
+        if by_the_caller {
+            connection.reset()?;
+            peer.ended().await?;
+        } else {
+            peer.reset()?;
+            let rest = connection.rest().await;
+            holds!(rest.as_ref().is_err_and(|error| error.to_string().contains("reset")), "{rest:?}");
+        }
+    }
     weir.counted("weir_downstream_connections_active", "db", 0.0).await
 }
 

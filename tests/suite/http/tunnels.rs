@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         test("http::tunnels::nothing_goes_before_the_101", nothing_goes_before_the_101),
         test("http::tunnels::other_protocols_are_not_offered", other_protocols_are_not_offered),
         test("http::tunnels::each_side_ends_by_itself", each_side_ends_by_itself),
+        test("http::tunnels::a_reset_is_passed_on_at_once", a_reset_is_passed_on_at_once),
         test("http::tunnels::they_outlive_clocks_and_swaps", they_outlive_clocks_and_swaps),
         test("http::tunnels::connect_where_a_rule_allows_it", connect_where_a_rule_allows_it),
         test_with("http::tunnels::curl_through_the_proxy", &[Peer::Program("curl")], curl_through_the_proxy),
@@ -158,6 +159,19 @@ async fn each_side_ends_by_itself() -> Result {
     peer.send("and an answer").await?;
     drop(peer);
     same!(connection.rest().await?, b"and an answer");
+    weir.counted("weir_requests_active", "", 0.0).await
+}
+
+async fn a_reset_is_passed_on_at_once() -> Result {
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(script.address, Version::One)).await?;
+    let (connection, mut peer) = switched(&weir, &script).await?;
+    connection.reset()?;
+    peer.ended().await?;
+    let (mut connection, peer) = switched(&weir, &script).await?;
+    peer.reset()?;
+    let rest = connection.rest().await;
+    holds!(rest.as_ref().is_err_and(|error| error.to_string().contains("reset")), "{rest:?}");
     weir.counted("weir_requests_active", "", 0.0).await
 }
 
