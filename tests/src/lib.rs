@@ -67,12 +67,13 @@ where
     Fut: Future<Output = Result>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(async { tokio::time::timeout(LIMIT, body()).await });
+    let limit = limit();
+    let ended = runtime.block_on(async { tokio::time::timeout(limit, body()).await });
     runtime.shutdown_background();
     match ended {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Failed::from(error.to_string())),
-        Err(_) => Err(Failed::from(format!("not done after {LIMIT:?}"))),
+        Err(_) => Err(Failed::from(format!("not done after {limit:?}"))),
     }
 }
 
@@ -89,8 +90,15 @@ where
     test(&format!("{name} (skipped: no {})", missing.join(", ")), body).with_ignored_flag(true)
 }
 
+/// Whether the long form of a test was asked for (`WEIR_SOAK=1`).
+pub fn soak() -> bool {
+    std::env::var_os("WEIR_SOAK").is_some()
+}
+
 /// No test takes longer.
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(240);
+fn limit() -> std::time::Duration {
+    std::time::Duration::from_secs(if soak() { 1200 } else { 240 })
+}
 
 /// Asks until the answer is yes, for at most ten seconds.
 ///

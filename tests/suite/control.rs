@@ -97,11 +97,6 @@ async fn until_rejected(weir: &Weir, rejected: bool) -> Result {
     weir_tests::until(what, async || weir.metric("weir_config_rejected", "").await.is_ok_and(|value| value == wanted)).await
 }
 
-/// Whether the long form of a test was asked for.
-fn soak() -> bool {
-    std::env::var_os("WEIR_SOAK").is_some()
-}
-
 /// Lets load run on. The one place where time itself is what a test needs, and not an event.
 async fn run_for(time: Duration) {
     tokio::time::sleep(time).await;

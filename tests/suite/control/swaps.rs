@@ -13,9 +13,9 @@ use http::Response;
 use http_body_util::BodyExt;
 use weir_tests::load::Load;
 use weir_tests::quick::{Quick, header, ok};
-use weir_tests::{Origin, Result, Trial, Weir, holds, raw, same, test_alone};
+use weir_tests::{Origin, Result, Trial, Weir, holds, raw, same, soak, test_alone};
 
-use super::{soak, updates};
+use super::updates;
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![test_alone("control::swaps::a_hundred_a_second_under_load", a_hundred_a_second_under_load)]

@@ -1,11 +1,8 @@
 //! gRPC with the real Python implementation on both sides of weir.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use weir_tests::peers::Peer;
+use weir_tests::peers::{self, Peer};
 use weir_tests::wire::{self, Version};
 use weir_tests::{Result, Trial, Weir, holds, same, test_with, until};
 
@@ -20,22 +17,9 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/grpc_peer.py");
-
-/// The server, and where it listens.
-async fn server() -> Result<(Child, SocketAddr)> {
-    let mut python = Command::new("python3");
-    python.args([PEER, "serve"]).stdout(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
-    let mut child = python.spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
-    let port: u16 = lines.next_line().await?.ok_or("the server says no port")?.trim().parse()?;
-    Ok((child, SocketAddr::from(([127, 0, 0, 1], port))))
-}
-
 /// One group of the client's checks; fails with what the client said.
 async fn check(weir: SocketAddr, group: &str) -> Result {
-    let mut python = Command::new("python3");
-    python.args([PEER, "check", &weir.to_string(), group]).stdin(Stdio::null()).kill_on_drop(true);
+    let mut python = peers::script("grpc_peer.py", &["check", &weir.to_string(), group]);
     let done = tokio::time::timeout(std::time::Duration::from_secs(60), python.output()).await?;
     let done = done?;
     let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
@@ -45,7 +29,7 @@ async fn check(weir: SocketAddr, group: &str) -> Result {
 }
 
 async fn served(group: &str) -> Result<Weir> {
-    let (_server, address) = server().await?;
+    let (_server, address) = peers::serve("grpc_peer.py", &["serve"]).await?;
     let weir = Weir::start(&wire::to(address, Version::Two)).await?;
     check(weir.address("out"), group).await?;
     Ok(weir)

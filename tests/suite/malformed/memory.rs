@@ -49,7 +49,7 @@ fn within_limit(weir: &Weir) -> Result {
 
 /// How much is uploaded: a gibibyte, or five with `WEIR_SOAK`.
 fn upload_size() -> u64 {
-    if std::env::var_os("WEIR_SOAK").is_some() { 5 * GIB } else { GIB }
+    if weir_tests::soak() { 5 * GIB } else { GIB }
 }
 
 async fn weir_before(origin: &Origin) -> Result<Weir> {

@@ -122,7 +122,7 @@ async fn streams_may_take_their_time() -> Result {
 
 /// No total limit unless one is set; the longest pause here is far below `idle`.
 async fn nothing_ends_unasked() -> Result {
-    let wait = if std::env::var_os("WEIR_SOAK").is_some() { 20 } else { 4 };
+    let wait = if weir_tests::soak() { 20 } else { 4 };
     let slow = Quick::slow("at last", Duration::from_secs(wait)).await?;
     let weir = Weir::start(&wire::to(slow.address, Version::One)).await?;
     let mut connection = Connection::open(weir.address("out")).await?;

@@ -216,7 +216,7 @@ async fn the_idle_edge() -> Result {
     // The pool keeps connections longer than the app does, which is the mistake that hurts.
     let yaml = ruled(&[address], "http1", "").replace("protocol: http1", "protocol: http1, idle_timeout: 60s");
     let weir = Weir::start(&yaml).await?;
-    let (callers, rounds) = if std::env::var_os("WEIR_SOAK").is_some() { (500, 200) } else { (150, 4) };
+    let (callers, rounds) = if weir_tests::soak() { (500, 200) } else { (150, 4) };
     let mut tasks: tokio::task::JoinSet<Result> = tokio::task::JoinSet::new();
     for caller in 0..callers {
         let out = weir.address("out");
