@@ -66,6 +66,22 @@ pub async fn between(from: Version, origin: SocketAddr, version: Version) -> Res
     Ok((weir, caller))
 }
 
+/// One weir after the other, and where the first listens. Each has the configuration of [`to`]; `hops` says what each
+/// speaks to the next, and the last one to the origin.
+///
+/// # Errors
+/// One of them does not start.
+pub async fn chain(hops: &[Version], origin: SocketAddr) -> Result<(Vec<Weir>, SocketAddr)> {
+    let (mut weirs, mut next) = (Vec::new(), origin);
+    for version in hops.iter().rev() {
+        let weir = Weir::start(&to(next, *version)).await?;
+        next = weir.address("out");
+        weirs.push(weir);
+    }
+    weirs.reverse();
+    Ok((weirs, next))
+}
+
 /// A connection to weir. Closes with the value.
 pub struct Caller {
     version: Version,

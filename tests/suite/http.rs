@@ -16,6 +16,7 @@ mod trailers;
 mod tunnels;
 mod versions;
 mod websockets;
+mod websocket;
 
 use weir_tests::Trial;
 
@@ -28,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         trailers::trials(),
         tunnels::trials(),
         websockets::trials(),
+        websocket::trials(),
         streaming::trials(),
         errors::trials(),
         framing::trials(),
