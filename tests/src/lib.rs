@@ -11,6 +11,7 @@
 )]
 
 pub mod dns;
+pub mod echo;
 pub mod frames;
 pub mod load;
 pub mod origin;
@@ -98,6 +99,22 @@ pub fn soak() -> bool {
 /// No test takes longer.
 fn limit() -> std::time::Duration {
     std::time::Duration::from_secs(if soak() { 1200 } else { 240 })
+}
+
+/// Lets this process have so many files open, where the machine allows it.
+///
+/// # Errors
+/// It does not.
+pub fn allow_files(count: usize) -> Result {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get a valid struct and keep no pointer to it.
+    let done = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if done && limit.rlim_max >= count as u64 { Ok(()) } else { Err(format!("{count} open files are not allowed").into()) }
 }
 
 /// Asks until the answer is yes, for at most ten seconds.

@@ -14,6 +14,7 @@ mod shutdown;
 mod split;
 mod swaps;
 mod tcp;
+mod tunnels;
 mod workers;
 
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ pub fn trials() -> Vec<Trial> {
         tcp::trials(),
         proxy_protocol::trials(),
         passthrough::trials(),
+        tunnels::trials(),
         explain::trials(),
     ]
     .into_iter()

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::process::Command;
+use weir_tests::echo::{SWITCH, UPGRADE};
 use weir_tests::peers::Peer;
 use weir_tests::quick::Quick;
 use weir_tests::raw::Connection;
@@ -24,11 +25,6 @@ pub fn trials() -> Vec<Trial> {
         test_with("http::tunnels::curl_through_the_proxy", &[Peer::Program("curl")], curl_through_the_proxy),
     ]
 }
-
-const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: shop\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
-                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// A caller and an upstream that have agreed to switch.
 async fn switched(weir: &Weir, script: &Script) -> Result<(Connection, weir_tests::script::Peer)> {
