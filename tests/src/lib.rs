@@ -20,6 +20,7 @@ pub mod programs;
 pub mod quick;
 pub mod raw;
 pub mod script;
+pub mod service;
 pub mod two;
 pub mod weir;
 pub mod wire;

@@ -10,6 +10,8 @@ mod lifecycle;
 mod listeners;
 mod passthrough;
 mod proxy_protocol;
+mod postgres;
+mod redis;
 mod shutdown;
 mod split;
 mod swaps;
@@ -40,6 +42,8 @@ pub fn trials() -> Vec<Trial> {
         proxy_protocol::trials(),
         passthrough::trials(),
         tunnels::trials(),
+        redis::trials(),
+        postgres::trials(),
         explain::trials(),
     ]
     .into_iter()

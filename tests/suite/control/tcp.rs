@@ -18,7 +18,8 @@ pub(super) fn trials() -> Vec<Trial> {
     ]
 }
 
-fn to(endpoints: &[std::net::SocketAddr]) -> String {
+/// A configuration with one worker and the opaque listener `db` before these endpoints.
+pub(super) fn to(endpoints: &[std::net::SocketAddr]) -> String {
     let endpoints: Vec<String> = endpoints.iter().map(|address| format!("'{address}'")).collect();
     format!(
         "workers: 1
