@@ -11,6 +11,7 @@ mod hops;
 mod interim;
 mod load;
 mod old;
+mod proxied;
 mod streaming;
 mod trailers;
 mod tunnels;
@@ -30,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         tunnels::trials(),
         websockets::trials(),
         websocket::trials(),
+        proxied::trials(),
         streaming::trials(),
         errors::trials(),
         framing::trials(),

@@ -193,7 +193,8 @@ async fn they_outlive_clocks_and_swaps() -> Result {
     Ok(())
 }
 
-fn tunnelling(address: SocketAddr) -> String {
+/// A configuration that lets callers CONNECT, and sends everything to one place.
+pub(super) fn tunnelling(address: SocketAddr) -> String {
     to(address, Version::One).replace("name: only,", "name: only, upgrades: [connect],")
 }
 
