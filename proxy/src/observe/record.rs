@@ -86,7 +86,7 @@ pub struct LogEntry {
 /// The numbers of a finished request, for the access log.
 #[derive(Debug, Clone, Copy)]
 pub struct Finished {
-    /// The status; 0 if there was none.
+    /// The status, for a caller that went away before there was one 499; 0 if there was none.
     pub status: u16,
     /// The gRPC status.
     pub grpc_status: Option<u16>,
@@ -216,8 +216,10 @@ impl Drop for Record {
             }
         }
         if let Some(entry) = self.log.take() {
+            // A caller that went away was sent none; the log has the catalogue's.
+            let gone = self.status == 0 && self.fault == Some(Fault::DownstreamGone) && !entry.opaque;
             let numbers = Finished {
-                status: self.status,
+                status: if gone { Fault::DownstreamGone.status().as_u16() } else { self.status },
                 grpc_status: self.grpc_status,
                 fault: self.fault,
                 bytes_in: self.bytes_in,
