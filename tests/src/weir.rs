@@ -1,6 +1,6 @@
 //! The real binary.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -168,6 +168,19 @@ impl Weir {
         let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
         let lines = text.lines().filter(of_name).filter(|line| line.contains(labels));
         Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// The series of a metric that are not zero, by their labels as they are written.
+    ///
+    /// # Errors
+    /// The metrics are not there.
+    pub async fn series(&self, name: &str) -> Result<BTreeMap<String, f64>> {
+        let text = self.admin("/metrics").await?;
+        let of_name = |line: &str| {
+            let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+            Some((labels.to_owned(), value.parse::<f64>().ok()?))
+        };
+        Ok(text.lines().filter_map(of_name).filter(|(_, value)| *value != 0.0).collect())
     }
 
     /// Waits until a metric has this value: a request is counted just after its last byte has left, so whoever has that

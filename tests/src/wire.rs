@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::origin::{Body, full};
-use crate::{Origin, Result, Weir};
+use crate::{Origin, Result, Weir, holds, same};
 
 /// A version of HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,6 +214,30 @@ impl Answer {
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Checks all that is common to weir's own errors: this code, and for gRPC callers the status in a trailers-only
+    /// response.
+    ///
+    /// # Errors
+    /// What is different.
+    pub fn is_weirs(&self, code: &str, status: u16, grpc: Option<u16>) -> Result {
+        same!(self.all("x-weir-error"), [code]);
+        if let Some(grpc) = grpc {
+            same!(self.status.as_u16(), 200);
+            same!((self.header("content-type"), self.body.len()), (Some("application/grpc"), 0));
+            same!(self.header("grpc-status"), Some(&*grpc.to_string()));
+            holds!(self.header("grpc-message").is_some_and(|message| message.len() > 10));
+            same!(self.trailers, None, "trailers-only: all is in the head");
+            return Ok(());
+        }
+        same!(self.status.as_u16(), status);
+        let text = self.text();
+        holds!(text.starts_with(&format!("{code}: ")) && text.ends_with('\n') && text.lines().count() == 1, "{text:?}");
+        same!(self.header("content-length"), Some(&*text.len().to_string()));
+        same!(self.header("content-type"), Some("text/plain; charset=utf-8"));
+        same!(self.header("grpc-status"), None);
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod control;
+mod failures;
 mod http;
 mod malformed;
 mod policy;
@@ -17,6 +18,7 @@ mod routing;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [routing::trials(), malformed::trials(), http::trials(), control::trials(), policy::trials()];
+    let trials =
+        [routing::trials(), malformed::trials(), http::trials(), control::trials(), policy::trials(), failures::trials()];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -29,7 +29,7 @@ fn weights(top: &str, origins: [&Quick; 2], weights: [u32; 2]) -> String {
 
 async fn keeps_to_the_weights(workers: u16) -> Result {
     // Both bounds are more than five standard deviations of a fair draw.
-    let (requests, bound) = if soak() { (200_000, 0.3) } else { (60_000, 0.5) };
+    let (requests, bound) = if weir_tests::soak() { (200_000, 0.3) } else { (60_000, 0.5) };
     let (one, two) = (Quick::text("one").await?, Quick::text("two").await?);
     let weir = Weir::start(&weights(&format!("workers: {workers}"), [&one, &two], [95, 5])).await?;
     let canary = Arc::new(AtomicUsize::new(0));

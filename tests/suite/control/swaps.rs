@@ -80,7 +80,7 @@ fn of_one_generation(response: &raw::Response) -> Result<(), String> {
 }
 
 async fn a_hundred_a_second_under_load() -> Result {
-    let time = Duration::from_secs(if soak() { 60 } else { 10 });
+    let time = Duration::from_secs(if weir_tests::soak() { 60 } else { 10 });
     let (even, odd) = (told(0).await?, told(1).await?);
     let origins = [even.address, odd.address];
     let streams = Origin::start(|_| async { Response::new(Ticks::body()) }).await?;

@@ -1,13 +1,12 @@
 //! Answers that weir makes itself: the right status, a stable code, one line for people, and a status for gRPC callers.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Request, Response};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use weir_tests::nowhere::{Refusing, Silent};
 use weir_tests::origin::full;
 use weir_tests::script::Script;
-use weir_tests::wire::{self, Answer, Caller, Keeper, Version};
+use weir_tests::wire::{self, Caller, Keeper, Version};
 use weir_tests::{Recorder, Result, Trial, Weir, holds, raw, same, test, two, until};
 
 pub fn trials() -> Vec<Trial> {
@@ -32,7 +31,7 @@ pub fn trials() -> Vec<Trial> {
 struct Fault {
     status: u16,
     code: &'static str,
-    grpc: u8,
+    grpc: u16,
     flag: &'static str,
 }
 
@@ -49,30 +48,13 @@ async fn fails(weir: &Weir, target: &str, fault: &Fault) -> Result {
                 request = request.header("content-type", "application/grpc+proto").header("te", "trailers");
             }
             let answer = caller.exchange(request.body(full(""))?).await?;
-            check(&answer, grpc, fault).map_err(|error| format!("{from:?}, gRPC {grpc}: {error}\n{answer:?}"))?;
+            same!(answer.all("x-request-id"), ["the-id"]);
+            answer
+                .is_weirs(fault.code, fault.status, grpc.then_some(fault.grpc))
+                .map_err(|error| format!("{from:?}, gRPC {grpc}: {error}\n{answer:?}"))?;
         }
     }
     weir.counted("weir_request_flags_total", &flag, before + 4.0).await
-}
-
-fn check(answer: &Answer, grpc: bool, fault: &Fault) -> Result {
-    same!(answer.all("x-weir-error"), [fault.code]);
-    same!(answer.all("x-request-id"), ["the-id"]);
-    if grpc {
-        same!(answer.status.as_u16(), 200);
-        same!((answer.header("content-type"), answer.body.len()), (Some("application/grpc"), 0));
-        same!(answer.header("grpc-status"), Some(&*fault.grpc.to_string()));
-        holds!(answer.header("grpc-message").is_some_and(|message| message.len() > 10));
-        same!(answer.trailers, None, "trailers-only: all is in the head");
-    } else {
-        same!(answer.status.as_u16(), fault.status);
-        let text = answer.text();
-        holds!(text.starts_with(&format!("{}: ", fault.code)) && text.ends_with('\n') && text.lines().count() == 1, "{text:?}");
-        same!(answer.header("content-length"), Some(&*text.len().to_string()));
-        same!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
-        same!(answer.header("grpc-status"), None);
-    }
-    Ok(())
 }
 
 async fn nowhere_to_go() -> Result {
@@ -95,35 +77,19 @@ routes:
 }
 
 async fn connect_refused() -> Result {
-    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let refusing = Refusing::take()?;
     for version in [Version::One, Version::Two] {
-        let weir = Weir::start(&wire::to(address, version)).await?;
+        let weir = Weir::start(&wire::to(refusing.address, version)).await?;
         fails(&weir, "/", &Fault { status: 503, code: "connect_failed", grpc: 14, flag: "UF" }).await?;
         same!(weir.metric("weir_upstream_connect_failures_total", "error").await?, 4.0);
     }
     Ok(())
 }
 
-/// An address where nobody answers a SYN: a listener whose queue is full.
-async fn silent() -> Result<(SocketAddr, impl Sized)> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind("127.0.0.1:0".parse()?)?;
-    let address = socket.local_addr()?;
-    let listener = socket.listen(0)?;
-    let mut queued = Vec::new();
-    for _ in 0..100 {
-        match tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
-            Ok(stream) => queued.push(stream?),
-            Err(_) => return Ok((address, (listener, queued))),
-        }
-    }
-    Err("the listener's queue does not fill".into())
-}
-
 async fn connect_timeout() -> Result {
-    let (address, _full) = silent().await?;
+    let silent = Silent::fill().await?;
     for version in [Version::One, Version::Two] {
-        let yaml = wire::to(address, version).replace("protocol:", "connect_timeout: 100ms, protocol:");
+        let yaml = wire::to(silent.address, version).replace("protocol:", "connect_timeout: 100ms, protocol:");
         let weir = Weir::start(&yaml).await?;
         fails(&weir, "/", &Fault { status: 504, code: "connect_timeout", grpc: 14, flag: "UF" }).await?;
         same!(weir.metric("weir_upstream_connect_failures_total", "timeout").await?, 4.0);
@@ -134,9 +100,9 @@ async fn connect_timeout() -> Result {
 /// Requests that wait for the same HTTP/2 connection share its failure; one after the other, the tenth would wait ten
 /// times `connect_timeout`.
 async fn connect_timeouts_do_not_queue() -> Result {
-    let (address, _full) = silent().await?;
+    let silent = Silent::fill().await?;
     for version in [Version::One, Version::Two] {
-        let yaml = wire::to(address, version).replace("protocol:", "connect_timeout: 500ms, protocol:");
+        let yaml = wire::to(silent.address, version).replace("protocol:", "connect_timeout: 500ms, protocol:");
         let weir = Weir::start(&yaml).await?;
         let client = two::Client::open(weir.address("out")).await?;
         let start = Instant::now();
