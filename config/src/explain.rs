@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Uri};
 use serde_json::{Value, json};
 
@@ -194,8 +195,9 @@ pub fn explain(
         return Ok(out);
     }
     let tls = found.speaks == Speaks::Tls;
-    let host = question.url.host().or_else(|| question.headers.get("host")?.to_str().ok()).unwrap_or_default();
-    let host = normalise_host(host);
+    let authority = question.url.authority().map(Authority::as_str);
+    let authority = authority.or_else(|| question.headers.get("host")?.to_str().ok()).unwrap_or_default();
+    let host = normalise_host(authority);
     let path = normalise(question.url.path()).map_err(|_| "the path has an encoded NUL in it; weir answers 400".to_owned())?;
     let query = question.url.query();
     let facts = if tls {
@@ -228,7 +230,10 @@ pub fn explain(
         }
         Decision::Redirect(id) => {
             if let Action::Redirect(redirect) = &snapshot.rule(id).action {
-                let location = redirect.location(question.url.scheme_str().unwrap_or("http"), &host, &path, query);
+                // As when it is served: the host with its port, and the path as it came unless it is the path that changes.
+                let scheme = question.url.scheme_str().unwrap_or("http");
+                let path = if redirect.path.is_some() { &*path } else { question.url.path() };
+                let location = redirect.location(scheme, authority, path, query);
                 let line = lines.below(&rule_steps(snapshot, id), &["redirect"]);
                 out.add("Answer", redirect.status.to_string(), format!("location: {location}"), line);
             }
@@ -353,17 +358,18 @@ fn sent(out: &mut Explanation, rule: &Rule, backend: &HeaderOps, question: &Ques
     if let Some((host, _)) = rewrite.and_then(|rewrite| rewrite.host.as_ref()) {
         out.add("Sent upstream", "host", String::from_utf8_lossy(host.as_bytes()), lines.below(here, &["rewrite", "host"]));
     }
-    let (mut before, mut after) = (question.headers.clone(), question.headers.clone());
+    let (before, mut after) = (&question.headers, question.headers.clone());
     rule.request_headers.apply(&mut after);
     backend.apply(&mut after);
-    for (name, value) in &after {
-        if before.get(name) != Some(value) {
-            out.add("Sent upstream", name.as_str(), String::from_utf8_lossy(value.as_bytes()), lines.below(here, &["headers"]));
+    let source = || lines.below(here, &["headers"]);
+    // All values of a name together: a field that comes twice has not changed because of that.
+    for name in after.keys().filter(|name| !before.get_all(*name).iter().eq(after.get_all(*name))) {
+        for value in after.get_all(name) {
+            out.add("Sent upstream", name.as_str(), String::from_utf8_lossy(value.as_bytes()), source());
         }
-        before.remove(name);
     }
-    for name in before.keys() {
-        out.add("Sent upstream", name.as_str(), "removed", lines.below(here, &["headers"]));
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        out.add("Sent upstream", name.as_str(), "removed", source());
     }
 }
 
@@ -457,5 +463,25 @@ clusters:
         assert!(ask("http://shop/", &["x-beta: true"], 0).value("Answer", "204 No Content").is_some());
         let wrong = Question::parse("GET", "/", &["nonsense".to_owned()], None).unwrap_err();
         assert_eq!(wrong, "`nonsense` is not a header; write `name: value`");
+    }
+
+    #[test]
+    fn redirects_and_repeated_fields_are_as_served() {
+        const MOVED: &str = "listeners: [{ name: out, listen: 127.0.0.1:1, direction: outbound }]
+routes:
+  - name: all
+    hosts: ['*']
+    rules:
+      - { name: moved, match: [{ path: { prefix: /a } }], redirect: { host: new } }
+      - { name: rest, backends: [{ cluster: c }] }
+clusters: { c: { endpoints: [127.0.0.1:2] } }
+";
+        let (_, snapshot) = crate::load(MOVED).unwrap();
+        let ask = |url: &str| {
+            let question = Question::parse("GET", url, &["x: 1".to_owned(), "x: 2".to_owned()], None).unwrap();
+            explain(&snapshot, MOVED, &question, 0, &|_| None).unwrap()
+        };
+        assert_eq!(ask("http://shop:8080/%61?b").value("Answer", "302 Found"), Some("location: http://new:8080/%61?b"));
+        assert_eq!(ask("http://shop/b").value("Sent upstream", "x"), None, "a field that came twice has not changed");
     }
 }
