@@ -1,6 +1,7 @@
 //! Updates of the configuration, discovery, balancing, admin, the command line, and leaving.
 
 mod admin;
+mod agreement;
 mod balance;
 mod cli;
 mod dns;
@@ -45,6 +46,7 @@ pub fn trials() -> Vec<Trial> {
         redis::trials(),
         postgres::trials(),
         explain::trials(),
+        agreement::trials(),
     ]
     .into_iter()
     .flatten()
