@@ -10,12 +10,14 @@
     reason = "tests may be generous with memory, must fail loudly, and read best in one piece"
 )]
 
+pub mod app;
 pub mod catalogue;
 pub mod dns;
 pub mod echo;
 pub mod explained;
 pub mod frames;
 pub mod load;
+pub mod mixed;
 pub mod nowhere;
 pub mod origin;
 pub mod peers;

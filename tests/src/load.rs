@@ -88,14 +88,7 @@ impl Running {
 
     /// Waits until all requests are sent and answered, and gives the sum.
     pub async fn finished(self) -> Tally {
-        let mut sum = Tally::default();
-        for connection in self.connections {
-            match connection.await {
-                Ok(tally) => sum.add(tally),
-                Err(error) => sum.failed.push(error.to_string()),
-            }
-        }
-        sum
+        Tally::sum(self.connections).await
     }
 }
 
@@ -113,6 +106,18 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Of all these together.
+    pub(crate) async fn sum(all: Vec<tokio::task::JoinHandle<Self>>) -> Self {
+        let mut sum = Self::default();
+        for one in all {
+            match one.await {
+                Ok(tally) => sum.add(tally),
+                Err(error) => sum.failed.push(error.to_string()),
+            }
+        }
+        sum
+    }
+
     fn add(&mut self, mut other: Self) {
         self.served += other.served;
         self.failed.append(&mut other.failed);

@@ -13,6 +13,7 @@ mod passthrough;
 mod proxy_protocol;
 mod postgres;
 mod redis;
+mod rolling;
 mod shutdown;
 mod split;
 mod swaps;
@@ -47,6 +48,7 @@ pub fn trials() -> Vec<Trial> {
         postgres::trials(),
         explain::trials(),
         agreement::trials(),
+        rolling::trials(),
     ]
     .into_iter()
     .flatten()
