@@ -275,10 +275,12 @@ impl RequestBody {
         }
     }
 
-    /// The response has begun: nothing will be sent again, so nothing more is kept.
+    /// The response has begun: nothing will be sent again, so nothing more is kept. A stream may be silent from now on
+    /// for as long as the rule's `timeout.idle` lets it.
     pub fn settle(&self) {
         if let Some(shared) = &self.0 {
             shared.kept.borrow_mut().over = true;
+            shared.pauses.borrow_mut().take();
         }
     }
 }
