@@ -144,3 +144,7 @@ async fn drain_all(states: &[Rc<ListenerState>], deadline: Duration) -> usize {
     }
     cut
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;
