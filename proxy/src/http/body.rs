@@ -146,7 +146,8 @@ impl ResponseBody {
     }
 
     fn broken(&mut self, error: &BodyError) -> Fault {
-        let fault = error.upstreams_fault();
+        // Where the caller's body broke off first, the upstream only followed.
+        let fault = self.request.failed().unwrap_or_else(|| error.upstreams_fault());
         self.fail(fault);
         // Dropped, not finished: the connection is of no more use.
         self.lease = None;
