@@ -61,10 +61,10 @@ async fn serve(mut peer: Peer, seen: Arc<AtomicUsize>, cut: Arc<Notify>) -> Resu
             peer.send(format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n")).await?;
             peer.ended().await?;
         }
-        "/cut/upstream_closed" | "/cut/upstream_reset" | "/cut/upstream_protocol" | "/cut/request_timeout" => {
+        "/cut/bad_chunk" | "/cut/upstream_closed" | "/cut/upstream_reset" | "/cut/upstream_protocol" | "/cut/request_timeout" => {
             let kind = if head.contains("application/grpc") { "content-type: application/grpc\r\n" } else { "" };
             peer.send(format!("HTTP/1.1 200 OK\r\n{kind}transfer-encoding: chunked\r\n\r\n4\r\npart\r\n")).await?;
-            if path == "/cut/request_timeout" {
+            if path == "/cut/request_timeout" || path == "/cut/bad_chunk" {
                 peer.ended().await?;
                 return Ok(());
             }

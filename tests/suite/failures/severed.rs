@@ -12,7 +12,8 @@ use weir_tests::{Result, holds, same, until};
 use super::bench::Bench;
 
 /// The rules for `/cut/NAME`, with what they have besides their backends.
-pub(super) const RULES: [(&str, &str); 4] = [
+pub(super) const RULES: [(&str, &str); 5] = [
+    ("bad_chunk", ""),
     ("upstream_closed", ""),
     ("upstream_reset", ""),
     ("upstream_protocol", ""),
@@ -35,7 +36,25 @@ pub(super) async fn provoke(bench: &mut Bench) -> Result {
             cut(bench, code, rule, version, grpc).await.map_err(|error| format!("{what}: {error}"))?;
         }
     }
+    callers_fault(bench).await?;
     gone(bench).await
+}
+
+/// The response has begun, and it is the caller who spoils it: nobody is to blame the upstream for that.
+async fn callers_fault(bench: &mut Bench) -> Result {
+    let id = bench.fresh_id();
+    let mut caller = Connection::open(bench.weir.address("out")).await?;
+    let head = "POST /cut/bad_chunk HTTP/1.1\r\nhost: shop\r\ntransfer-encoding: chunked\r\n";
+    caller.send(format!("{head}x-request-id: {id}\r\n\r\n4\r\npart\r\n")).await?;
+    while caller.line().await? != "part\r\n" {}
+    caller.send("no chunk\r\n").await?;
+    same!(String::from_utf8(caller.rest().await?)?, "", "the caller takes it for whole");
+    let upstream = bench.faulty.address.to_string();
+    let failed = bench.note("a malformed chunk after the response has begun", id, "bad_chunk");
+    failed.status = 200;
+    failed.rule = Some(("cut_bad_chunk", "faulty"));
+    failed.upstream = Some(upstream);
+    Ok(())
 }
 
 async fn cut(bench: &mut Bench, code: &'static str, rule: &'static str, version: Version, grpc: bool) -> Result {
