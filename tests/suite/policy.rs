@@ -4,13 +4,14 @@ mod clocks;
 mod free;
 mod load;
 mod retries;
+mod streams;
 
 use std::net::SocketAddr;
 
 use weir_tests::Trial;
 
 pub fn trials() -> Vec<Trial> {
-    [retries::trials(), free::trials(), clocks::trials(), load::trials()].into_iter().flatten().collect()
+    [retries::trials(), free::trials(), clocks::trials(), streams::trials(), load::trials()].into_iter().flatten().collect()
 }
 
 /// A configuration with one rule, to which `policy` is added, and one cluster of these endpoints.
