@@ -1,6 +1,7 @@
 //! A whole worker, over real sockets, under a clock that stands unless a test moves it: minutes of silence in no time.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::Poll;
@@ -210,5 +211,33 @@ fn a_silent_stream_lives_for_299_seconds_and_not_for_301() {
         assert_eq!(flags.len(), 1, "{flags:?}");
         assert!(flags[0].contains("flag=\"SI\"") && flags[0].ends_with(" 1"), "{flags:?}");
         assert!(heard.data().await.is_none_or(|data| data.is_err()), "the upstream is told as well");
+    });
+}
+
+/// Many servers say nothing, not even a head, before their first message.
+#[test]
+fn a_stream_may_be_silent_from_the_first_moment() {
+    on_a_held_clock(async {
+        let bench = Bench::start("http2").await;
+        let request = Request::post("http://a/a.B/C").header("content-type", "application/grpc").header("te", "trailers");
+        let (mut response, mut up) = client(&bench).await.send_request(request.body(()).unwrap(), false).unwrap();
+        let (stream, _) = bench.upstream.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (request, _respond) = connection.accept().await.unwrap().unwrap();
+        tokio::task::spawn_local(async move { while connection.accept().await.is_some() {} });
+        let mut heard = request.into_body();
+        up.send_data(Bytes::from_static(b"ping"), false).unwrap();
+        assert_eq!(heard.data().await.unwrap().unwrap(), "ping");
+
+        advance(299 * SECOND).await;
+        bench.fence().await;
+        let silent = poll_fn(|cx| Poll::Ready(Pin::new(&mut response).poll(cx).is_pending())).await;
+        assert!(silent, "it was ended after 299 s: {:?}", bench.flags());
+        advance(2 * SECOND).await;
+        let answer = response.await.unwrap();
+        assert_eq!(
+            (&answer.headers()["grpc-status"], &answer.headers()["x-weir-error"]),
+            (&"4".parse().unwrap(), &"idle_timeout".parse().unwrap())
+        );
     });
 }

@@ -162,6 +162,8 @@ impl Connection {
             self.more().await?;
         }
         Ok(self.buffer.drain(..count).collect())
+    }
+
     /// Closes with a reset.
     ///
     /// # Errors

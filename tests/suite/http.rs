@@ -1,6 +1,7 @@
 //! HTTP semantics, through weir, with real peers.
 
 mod access_log;
+mod autobahn;
 mod connections;
 mod correlation;
 mod edges;
@@ -17,7 +18,6 @@ mod trailers;
 mod tunnels;
 mod versions;
 mod websockets;
-mod websocket;
 
 use weir_tests::Trial;
 
@@ -30,7 +30,7 @@ pub fn trials() -> Vec<Trial> {
         trailers::trials(),
         tunnels::trials(),
         websockets::trials(),
-        websocket::trials(),
+        autobahn::trials(),
         proxied::trials(),
         streaming::trials(),
         errors::trials(),

@@ -121,8 +121,8 @@ pub struct Limits {
     /// How long the head of a request may take, from its first byte. Over it: 408 and close. Default `10s`.
     #[serde(default = "Limits::default_header_read")]
     pub header_read: Limit,
-    /// How long a caller may pause in the middle of a request's body before the response begins; after that the rule's
-    /// `timeout.idle` counts. Over it: 408 and close. Default `60s`.
+    /// How long a caller may pause in the middle of a request's body before the response begins; after that, and for gRPC
+    /// from the start, the rule's `timeout.idle` counts. Over it: 408 and close. Default `60s`.
     #[serde(default = "Limits::default_body_read")]
     pub body_read: Limit,
     /// How long a connection may stay open without a request. Default `1h`.

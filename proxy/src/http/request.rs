@@ -425,7 +425,9 @@ fn body(
         return (RequestBody::none(), None);
     }
     let worker = &connection.worker;
-    let pause = connection.listener.body_read().map(|limit| (limit, Alarm::of(&worker.alarms)));
+    // A gRPC stream may be silent from its first moment: many servers say nothing before their first message.
+    let limit = connection.listener.body_read().filter(|_| !seen.grpc());
+    let pause = limit.map(|limit| (limit, Alarm::of(&worker.alarms)));
     let body = RequestBody::new(source, &worker.kept, pause);
     if !seen.expect() || !head.headers.contains_key(EXPECT) {
         return (body, None);

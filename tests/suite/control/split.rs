@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use weir_tests::load::Load;
 use weir_tests::quick::Quick;
-use weir_tests::{Result, Trial, Weir, holds, raw, same, soak, test_alone};
+use weir_tests::{Result, Trial, Weir, holds, raw, same, test_alone};
 
 use super::{run_for, table};
 

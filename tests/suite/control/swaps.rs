@@ -13,7 +13,7 @@ use http::Response;
 use http_body_util::BodyExt;
 use weir_tests::load::Load;
 use weir_tests::quick::{Quick, header, ok};
-use weir_tests::{Origin, Result, Trial, Weir, holds, raw, same, soak, test_alone};
+use weir_tests::{Origin, Result, Trial, Weir, holds, raw, same, test_alone};
 
 use super::updates;
 

@@ -12,8 +12,7 @@ use weir_tests::{Result, Trial, holds, same, soak, test_with};
 
 use Version::{One, Two};
 
-/// Weirs on the way from the client to the server, by what each speaks to the next. HTTP/2 between two weirs is asked
-/// for; where they cannot take an upgrade over it they open an HTTP/1 connection, and nobody may notice.
+/// Weirs on the way from the client to the server, by what each speaks to the next.
 const WAYS: [(&str, &[Version]); 2] = [("one_weir", &[One]), ("two_weirs", &[Two, One])];
 
 /// What runs together: a name, the cases, and how many they are.
@@ -45,7 +44,7 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for (way, hops) in WAYS {
         for &(name, which, count) in std::iter::once(&SHORT).chain(long) {
-            let name = format!("http::websocket::autobahn_through_{way}_{name}");
+            let name = format!("http::autobahn::through_{way}_{name}");
             trials.push(test_with(&name, &needs, move || as_without_weir(hops, which, count)));
         }
     }
@@ -76,9 +75,14 @@ async fn as_without_weir(hops: &[Version], which: &str, count: usize) -> Result 
         .map(|(case, outcome)| format!("{case}:\n    through {}\n    direct  {outcome}", through[case]))
         .collect();
     holds!(differ.is_empty(), "{} of {count} cases differ:\n{}", differ.len(), differ.join("\n"));
+    let mut over_http2 = 0.0;
     for weir in &weirs {
         weir.counted("weir_requests_active", "", 0.0).await?;
-        holds!(weir.metric("weir_requests_total", "1xx").await? >= count as f64, "every case was a tunnel through weir");
+        // 101 over HTTP/1, 200 over HTTP/2.
+        let carried = weir.metric("weir_requests_total", "1xx").await? + weir.metric("weir_requests_total", "2xx").await?;
+        holds!(carried >= count as f64, "every case was a tunnel through weir");
+        over_http2 += weir.metric("weir_downstream_protocols_total", "http2").await?;
     }
+    same!(over_http2 > 0.0, hops.contains(&Two), "between two weirs it is a stream (RFC 8441)");
     Ok(())
 }
