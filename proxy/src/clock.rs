@@ -83,6 +83,15 @@ pub enum Clock {
     Idle,
 }
 
+/// What came of a body that somebody else reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// So many bytes.
+    pub bytes: u64,
+    /// The last of them at this moment.
+    pub at: Option<Instant>,
+}
+
 /// The clocks of one request.
 pub struct Clocks {
     alarm: Alarm,
@@ -92,17 +101,23 @@ pub struct Clocks {
     pub attempt: Option<Instant>,
     idle: Option<Duration>,
     progress: u64,
+    heard: u64,
     since: Instant,
 }
 
 impl Clocks {
     /// Clocks that start now.
     pub fn start(alarms: &Rc<Alarms>, now: Instant, deadline: Option<Instant>, idle: Option<Duration>) -> Self {
-        Self { alarm: Alarm::of(alarms), deadline, attempt: None, idle, progress: 0, since: now }
+        Self { alarm: Alarm::of(alarms), deadline, attempt: None, idle, progress: 0, heard: 0, since: now }
     }
 
-    /// Ready when a clock has run out. `progress` is any number that grows with each byte either way.
-    pub fn poll(&mut self, progress: u64, cx: &mut Context<'_>) -> Poll<Clock> {
+    /// Ready when a clock has run out. `progress` is any number that grows with each byte that moves where this is polled;
+    /// `heard` is what moves elsewhere, which may be long ago when it is looked at here.
+    pub fn poll(&mut self, progress: u64, heard: Heard, cx: &mut Context<'_>) -> Poll<Clock> {
+        if heard.bytes != self.heard {
+            self.heard = heard.bytes;
+            self.since = heard.at.map_or(self.since, |at| at.max(self.since));
+        }
         if progress != self.progress {
             self.progress = progress;
             if self.idle.is_some() {
@@ -157,15 +172,23 @@ mod tests {
         let now = Instant::now();
         let mut clocks = Clocks::start(&alarms, now, Some(now + 1000 * SECOND), Some(300 * SECOND));
         for step in 1..=3 {
-            assert!(poll_fn(|cx| Poll::Ready(clocks.poll(step, cx))).await.is_pending());
+            assert!(poll_fn(|cx| Poll::Ready(clocks.poll(step, Heard::default(), cx))).await.is_pending());
             tokio::time::advance(299 * SECOND).await;
-            assert!(poll_fn(|cx| Poll::Ready(clocks.poll(step, cx))).await.is_pending(), "alive after 299 s of silence");
+            assert!(
+                poll_fn(|cx| Poll::Ready(clocks.poll(step, Heard::default(), cx))).await.is_pending(),
+                "alive after 299 s of silence"
+            );
         }
-        assert_eq!(poll_fn(|cx| clocks.poll(4, cx)).await, Clock::Request);
+        assert_eq!(poll_fn(|cx| clocks.poll(4, Heard::default(), cx)).await, Clock::Request);
         assert_eq!(Instant::now().duration_since(now).as_secs(), 1000);
         let now = Instant::now();
+        let mut heard = Clocks::start(&alarms, now, None, Some(300 * SECOND));
+        let at = Some(now + 10 * SECOND);
+        assert_eq!(poll_fn(|cx| heard.poll(0, Heard { bytes: 5, at }, cx)).await, Clock::Idle);
+        assert_eq!(Instant::now().duration_since(now).as_secs(), 310, "from when it was heard, not from when it was noticed");
+        let now = Instant::now();
         let mut silent = Clocks::start(&alarms, now, None, Some(300 * SECOND));
-        assert_eq!(poll_fn(|cx| silent.poll(0, cx)).await, Clock::Idle);
+        assert_eq!(poll_fn(|cx| silent.poll(0, Heard::default(), cx)).await, Clock::Idle);
         assert_eq!(Instant::now().duration_since(now).as_secs(), 300);
     }
 }

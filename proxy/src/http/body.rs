@@ -216,9 +216,9 @@ impl Body for ResponseBody {
 
 impl Paced for ResponseBody {
     fn poll_stalled(&mut self, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let progress = sent + self.record.bytes_out + self.request.bytes();
+        let progress = sent + self.record.bytes_out;
         let Some(clocks) = &mut self.clocks else { return Poll::Pending };
-        let fault = expired(ready!(clocks.poll(progress, cx)));
+        let fault = expired(ready!(clocks.poll(progress, self.request.heard(), cx)));
         self.fail(fault);
         Poll::Ready(BodyError::Cut(fault))
     }

@@ -19,7 +19,7 @@ use weir_config::snapshot::Rule;
 
 use super::deadline;
 use crate::balance::cluster::ClusterState;
-use crate::clock::{Clock, Clocks};
+use crate::clock::{Clock, Clocks, Heard};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::proxy_protocol::Ends;
@@ -253,7 +253,7 @@ where
     if let Poll::Ready(ended) = exchange.poll(cx) {
         return Poll::Ready(Ok(ended));
     }
-    clocks.poll(body.bytes(), cx).map(|clock| match clock {
+    clocks.poll(0, body.heard(), cx).map(|clock| match clock {
         Clock::Attempt => Ok(Err(Failure { fault: Fault::PerTryTimeout, progress: Progress::Sent })),
         Clock::Request | Clock::Idle => Err(expired(clock)),
     })
@@ -275,7 +275,7 @@ async fn wait(delay: Duration, clocks: &mut Clocks) -> Result<(), Fault> {
     let mut sleep = pin!(tokio::time::sleep(delay));
     poll_fn(|cx| match sleep.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(Ok(())),
-        Poll::Pending => clocks.poll(0, cx).map(|clock| Err(expired(clock))),
+        Poll::Pending => clocks.poll(0, Heard::default(), cx).map(|clock| Err(expired(clock))),
     })
     .await
 }

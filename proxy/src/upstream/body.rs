@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::informational::Hold;
-use crate::clock::{Alarm, Paced};
+use crate::clock::{Alarm, Heard, Paced};
 use crate::error::Fault;
 use crate::h1::Broken;
 use crate::h1::wire::Incoming;
@@ -177,8 +177,8 @@ pub struct RequestBody(Option<Rc<Shared>>);
 /// What the attempts share.
 struct Shared {
     source: RefCell<Source>,
-    /// Bytes that came from the caller.
-    bytes: Cell<u64>,
+    /// What came from the caller.
+    heard: Cell<Heard>,
     /// Why it broke off on the caller's side, if it did.
     failed: Cell<Option<Fault>>,
     kept: RefCell<Kept>,
@@ -219,7 +219,7 @@ impl RequestBody {
         }
         Self(Some(Rc::new(Shared {
             source: RefCell::new(source),
-            bytes: Cell::new(0),
+            heard: Cell::default(),
             failed: Cell::new(None),
             kept: RefCell::default(),
             in_all: Rc::clone(in_all),
@@ -248,7 +248,12 @@ impl RequestBody {
 
     /// Bytes that came from the caller.
     pub fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |shared| shared.bytes.get())
+        self.heard().bytes
+    }
+
+    /// What came from the caller.
+    pub fn heard(&self) -> Heard {
+        self.0.as_ref().map_or_else(Heard::default, |shared| shared.heard.get())
     }
 
     /// Why it broke off on the caller's side, if it did.
@@ -297,7 +302,8 @@ impl Shared {
         if data.is_empty() {
             return;
         }
-        self.bytes.set(self.bytes.get() + data.len() as u64);
+        let bytes = self.heard.get().bytes + data.len() as u64;
+        self.heard.set(Heard { bytes, at: Some(Instant::now()) });
         let cost = data.len() + FRAME_COST;
         let fits = kept.bytes + cost <= MAX_KEPT + FRAME_COST && self.in_all.get() + cost <= MAX_KEPT_IN_ALL;
         if fits && !kept.over && !kept.lost {
@@ -363,7 +369,7 @@ pub struct Attempt {
 impl Attempt {
     /// Bytes that came from the caller.
     pub fn bytes(&self) -> u64 {
-        self.shared.as_ref().map_or(0, |shared| shared.bytes.get())
+        self.shared.as_ref().map_or(0, |shared| shared.heard.get().bytes)
     }
 
     /// What is kept, if this attempt has not read it yet.
