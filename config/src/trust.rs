@@ -49,6 +49,11 @@ impl Trust {
         Ok(Self { any, nets: nets.into() })
     }
 
+    /// Whether no peer at all is believed.
+    pub fn is_nobody(&self) -> bool {
+        !self.any && self.nets.is_empty()
+    }
+
     /// Whether `peer` is believed. An IPv4 address mapped into IPv6 counts as the IPv4 address.
     pub fn believes(&self, peer: IpAddr) -> bool {
         if self.any {

@@ -78,6 +78,20 @@ fn parse_line(begun: &[u8]) -> Greeting {
 }
 
 fn parse_binary(begun: &[u8]) -> Greeting {
+    // Of a proxy that speaks for itself, family and addresses are to be ignored, whatever they are; and a connection that
+    // was accepted is no datagram.
+    match (begun.get(12), begun.get(13).map(|family| family & 15), begun.get(14..16)) {
+        (Some(0x20), _, Some(length)) => {
+            let length = 16 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+            return match begun.len() {
+                all if all >= length => Greeting::Header { ends: None, length },
+                some if some < MAX_BINARY => Greeting::Incomplete,
+                _ => Greeting::Malformed,
+            };
+        }
+        (Some(0x21), Some(2..), _) => return Greeting::Malformed,
+        _ => {}
+    }
     let parsed = v2::Header::try_from(begun);
     if parsed.is_incomplete() {
         return if begun.len() < MAX_BINARY { Greeting::Incomplete } else { Greeting::Malformed };
@@ -98,16 +112,20 @@ fn parse_binary(begun: &[u8]) -> Greeting {
 }
 
 /// The header that tells `ends`.
-pub fn header(version: ProxyVersion, ends: &Ends) -> Vec<u8> {
+///
+/// # Errors
+/// It cannot be written; a connection without it would be taken for another's.
+pub fn header(version: ProxyVersion, ends: &Ends) -> std::io::Result<Vec<u8>> {
     let (peer, local) = same_family(ends);
     match version {
         ProxyVersion::V1 => {
             let family = if peer.is_ipv4() { v1::TCP4 } else { v1::TCP6 };
-            format!("PROXY {family} {} {} {} {}\r\n", peer.ip(), local.ip(), peer.port(), local.port()).into_bytes()
+            let line = format!("PROXY {family} {} {} {} {}\r\n", peer.ip(), local.ip(), peer.port(), local.port());
+            Ok(line.into_bytes())
         }
         ProxyVersion::V2 => {
             let (version, protocol) = (v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream);
-            v2::Builder::with_addresses(version, protocol, (peer, local)).build().unwrap_or_default()
+            v2::Builder::with_addresses(version, protocol, (peer, local)).build()
         }
     }
 }
@@ -139,7 +157,7 @@ mod tests {
             ends("255.255.255.255:65535", "255.255.255.255:65535"),
         ] {
             for version in [ProxyVersion::V1, ProxyVersion::V2] {
-                let mut bytes = header(version, &told);
+                let mut bytes = header(version, &told).unwrap();
                 let length = bytes.len();
                 for short in 0..length {
                     assert_eq!(parse(&bytes[..short]), Greeting::Incomplete, "{version:?} {short}");
@@ -153,9 +171,9 @@ mod tests {
     #[test]
     fn families_that_differ_become_one() {
         let told = ends("192.0.2.7:1", "[2001:db8::1]:2");
-        let line = header(ProxyVersion::V1, &told);
+        let line = header(ProxyVersion::V1, &told).unwrap();
         assert_eq!(line, b"PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 1 2\r\n");
-        let line = header(ProxyVersion::V1, &ends("[::ffff:192.0.2.7]:1", "10.0.0.1:2"));
+        let line = header(ProxyVersion::V1, &ends("[::ffff:192.0.2.7]:1", "10.0.0.1:2")).unwrap();
         assert_eq!(line, b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n");
     }
 
@@ -163,9 +181,14 @@ mod tests {
     fn a_proxy_may_speak_for_itself() {
         assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Greeting::Header { ends: None, length: 15 });
         assert_eq!(parse(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\nx"), Greeting::Header { ends: None, length: 35 });
-        let mut local = v2::PROTOCOL_PREFIX.to_vec();
-        local.extend_from_slice(&[0x20, 0, 0, 0]);
-        assert_eq!(parse(&local), Greeting::Header { ends: None, length: 16 });
+        for (family, length) in [(0, 0), (0x11, 0), (0x21, 3), (0xff, 7)] {
+            let mut local = v2::PROTOCOL_PREFIX.to_vec();
+            local.extend_from_slice(&[0x20, family, 0, length]);
+            local.extend_from_slice(b"1234567");
+            let length = 16 + usize::from(length);
+            assert_eq!(parse(&local), Greeting::Header { ends: None, length });
+            assert_eq!(parse(&local[..length - 1]), Greeting::Incomplete);
+        }
     }
 
     #[test]
@@ -184,6 +207,7 @@ mod tests {
             b"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\n",
             &[&b"PROXY UNKNOWN "[..], &[b'x'; 200]].concat(),
             b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c____________",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c____________",
             &long,
         ] {
             assert_eq!(parse(malformed), Greeting::Malformed, "{}", String::from_utf8_lossy(malformed));

@@ -94,6 +94,9 @@ fn take(worker: &Rc<Worker>, name: &str, stream: std::net::TcpStream) {
     }
 }
 
+/// So many turns connections have to notice that they were aborted.
+const MAX_TURNS: usize = 1000;
+
 /// Stops accepting everywhere and waits for what is in flight, hand-overs under way included.
 async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Receiver<Message>) -> usize {
     // Those that were removed earlier first: their connections have the same right to finish.
@@ -125,8 +128,13 @@ async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Rece
     if late {
         cut += drain_all(&states, deadline).await;
     }
-    // Aborted connections need a turn to see it and say so in the log.
-    tokio::task::yield_now().await;
+    // Aborted connections need a turn to see it and say so in the log; many need many.
+    for _ in 0..MAX_TURNS {
+        tokio::task::yield_now().await;
+        if states.iter().all(|state| state.connections.is_empty()) {
+            break;
+        }
+    }
     worker.close_log();
     cut
 }

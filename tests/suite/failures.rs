@@ -16,8 +16,10 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// What cannot be provoked from outside, and why.
-const OUT_OF_REACH: [(&str, &str); 2] = [
+const OUT_OF_REACH: [(&str, &str); 4] = [
     ("overload", "a connection over the limit is closed before anything is read from it, so there is no request to answer"),
+    ("bad_proxy_header", "the connection is closed before there is a request: `control::proxy_protocol` provokes it"),
+    ("not_tls", "the connection is reset before there is a request: `control::passthrough` provokes it"),
     (
         "bad_body",
         "HTTP/1 bodies that are malformed have codes of their own, and one that ends early is a caller that went away; the \

@@ -60,12 +60,17 @@ fn draft(
     let proxy_protocol = listener.proxy_protocol.as_ref().map(|proxy| {
         let path = path.key("proxy_protocol");
         let path = path.key("from");
-        if proxy.from.is_empty() {
-            found.error(&path, "an empty list believes nobody").hint =
+        let from = peers(&proxy.from, &path, found);
+        if from.is_nobody() {
+            found.error(&path, "this believes nobody").hint =
                 Some("name the load balancer's addresses, for example `10.0.0.0/8`".to_owned());
         }
-        ProxyProtocol { from: peers(&proxy.from, &path, found), required: proxy.required }
+        ProxyProtocol { from, required: proxy.required }
     });
+    if listener.protocol == ListenerProtocol::Tcp && proxy_protocol.as_ref().is_some_and(|proxy| !proxy.required) {
+        found.error(&path.key("proxy_protocol").key("required"), "opaque TCP cannot do without the header").hint =
+            Some("who waits for a server to speak first would wait for ever; leave `required` out".to_owned());
+    }
     let default_forwarding = if outbound { ForwardingHeaders::None } else { ForwardingHeaders::XForwarded };
     let limits = Limits {
         header_bytes: usize::try_from(listener.limits.header_bytes.0).unwrap_or(usize::MAX),
@@ -163,6 +168,13 @@ pub(super) fn add_opaque(config: &Config, drafts: &mut [Draft], clusters: &Clust
             (ListenerProtocol::Auto, _) | (ListenerProtocol::Tcp, None) => {}
             (ListenerProtocol::Tcp, Some(cluster)) => draft.listener.speaks = Speaks::Tcp(cluster),
             (ListenerProtocol::Tls, cluster) => {
+                let is_named = |route: &schema::Route| route.listeners.iter().flatten().any(|name| *name == listener.name);
+                if cluster.is_none() && listener.cluster.is_none() && !config.routes.iter().any(is_named) {
+                    found.error(&path, "nothing says where this listener's connections go").hint = Some(format!(
+                        "add `listeners: [{0}]` to a route that has server names for `hosts`, or give it a `cluster`",
+                        listener.name
+                    ));
+                }
                 draft.listener.speaks = Speaks::Tls;
                 draft.app = cluster;
             }

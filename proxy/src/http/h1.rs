@@ -216,7 +216,8 @@ async fn tunnel(
     let spelling = response.body_mut().take_spelling();
     let mut bytes = Vec::with_capacity(USUAL_HEAD);
     encode::response(&mut bytes, &response, &spelling, &SizeHint::with_exact(0), recipient);
-    if write_all(wire, &bytes).await.is_ok() {
+    let sent = tokio::time::timeout(MAX_GOODBYE, write_all(wire, &bytes)).await;
+    if sent.is_ok_and(|sent| sent.is_ok()) {
         let caller = Side::Wire(Rc::clone(wire));
         let carried = tunnel::carry(&caller, &upstream, Some(member), connection.worker.tools(), &|_, _| {}).await;
         response.into_body().carried(carried);

@@ -183,11 +183,11 @@ async fn tunnel(
     connection: &Connection,
     respond: &RefCell<h2::server::SendResponse<Bytes>>,
     head: http::response::Parts,
-    body: ResponseBody,
+    mut body: ResponseBody,
     tunnel: Tunnel,
 ) {
     let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), false);
-    let Ok(send) = sent else { return };
+    let Ok(send) = sent else { return body.fail(Fault::DownstreamGone) };
     let caller = Side::Stream(Stream::new(send, tunnel.caller.into_h2()));
     let carried = tunnel::carry(&caller, &tunnel.upstream, None, connection.worker.tools(), &|_, _| {}).await;
     body.carried(carried);

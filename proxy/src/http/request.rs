@@ -64,6 +64,10 @@ pub async fn handle(
             let came = Came { head, source, spelling, caller };
             forward.run(connection, &current, came, record).await
         }
+        // It would be taken for a tunnel.
+        Ok(Plan::Respond(rule)) if upgrade::expects_tunnel(&head) && is_2xx(rule_of(&current, rule)) => {
+            respond::fault(Fault::ConnectRefused, record)
+        }
         Ok(Plan::Respond(rule)) => match &rule_of(&current, rule).action {
             Action::Respond(answer) => respond::direct(answer, rule_of(&current, rule), record),
             Action::Forward(_) | Action::Redirect(_) => respond::fault(Fault::NoRule, record),
@@ -80,6 +84,10 @@ pub async fn handle(
         }
     };
     tag(response, correlation.request_id, is_head)
+}
+
+fn is_2xx(rule: &Rule) -> bool {
+    matches!(&rule.action, Action::Respond(answer) if answer.status.is_success())
 }
 
 fn rule_of(current: &Current, rule: RuleId) -> &Rule {
@@ -344,7 +352,7 @@ impl Forward {
         if head.method == Method::CONNECT {
             return self.open_tunnel(connection, source, record).await;
         }
-        let upgrade = upgrade::asked(rule, &head, self.seen);
+        let upgrade = upgrade::asked(rule, &head, &source, self.seen);
         if upgrade.is_none() && upgrade::is_extended(&head) {
             return respond::fault(Fault::ConnectRefused, record);
         }
@@ -518,12 +526,11 @@ fn incoming(
 ) -> Response<ResponseBody> {
     let Answer { response, spelling, mut lease } = answer;
     let (mut head, source) = response.into_parts();
-    let asked = asked.filter(|_| upgrade::is_consent(head.status, &head.headers));
-    if let Some(asked) = &asked
-        && let Err(fault) = asked.0.consented(&mut head, lease.is_h2())
-    {
-        return respond::fault(fault, record);
-    }
+    let switches = match asked.as_ref().map_or(Ok(false), |asked| asked.0.consented(&mut head, lease.is_h2())) {
+        Ok(switches) => switches,
+        Err(fault) => return respond::fault(fault, record),
+    };
+    let asked = asked.filter(|_| switches);
     record.head(head.status);
     if record.grpc {
         record.grpc_status = grpc_status(&head.headers);

@@ -8,7 +8,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use h2::ext::Protocol;
-use http::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::{Method, StatusCode, Version, response};
 use sha1::{Digest, Sha1};
@@ -16,6 +16,7 @@ use weir_config::snapshot::Rule;
 
 use super::seen::Seen;
 use crate::error::Fault;
+use crate::upstream::body::Source;
 
 /// Puts an extended CONNECT into HTTP/1.1's words.
 pub(super) fn from_extended(head: &mut Parts) {
@@ -40,14 +41,21 @@ pub(super) struct Asked {
     from_h2: bool,
 }
 
-/// The protocol that the caller asks to switch to, if the rule allows it.
-pub(super) fn asked(rule: &Rule, head: &Parts, seen: Seen) -> Option<HeaderValue> {
-    if !seen.hop_beside_connection() || !(head.version == Version::HTTP_11 || is_extended(head)) {
+/// The protocol that the caller asks to switch to, if the rule allows it. A request with a body is one like any other, and
+/// so is one that is not GET (RFC 6455, section 4.1): an upgrade may be ignored (RFC 9110, section 7.8).
+pub(super) fn asked(rule: &Rule, head: &Parts, source: &Source, seen: Seen) -> Option<HeaderValue> {
+    if !seen.hop_beside_connection() || head.method != Method::GET {
         return None;
     }
-    let asked = head.headers.get(UPGRADE).filter(|asked| rule.upgrades.allow(asked.as_bytes()))?;
+    let may_switch = is_extended(head) || (head.version == Version::HTTP_11 && source.is_end());
+    let asked = head.headers.get(UPGRADE).filter(|asked| may_switch && rule.upgrades.allow(asked.as_bytes()))?;
     let named = |field: &HeaderValue| crate::h1::request::names(field.as_bytes(), b"upgrade");
     head.headers.get_all(CONNECTION).iter().any(named).then(|| asked.clone())
+}
+
+/// Whether a caller that sent this would take a 2xx for a tunnel.
+pub(super) fn expects_tunnel(head: &Parts) -> bool {
+    head.method == Method::CONNECT || is_extended(head)
 }
 
 impl Asked {
@@ -65,11 +73,24 @@ impl Asked {
         Self { protocol, accept, from_h2 }
     }
 
-    /// Puts the upstream's consent into the caller's words. `over_h2` says how it came.
+    /// Whether the upstream consents; puts its consent into the caller's words. `over_h2` says how it came.
     ///
     /// # Errors
-    /// The upstream does not answer the handshake that it was asked for.
-    pub(super) fn consented(&self, head: &mut response::Parts, over_h2: bool) -> Result<(), Fault> {
+    /// The upstream does not answer what it was asked.
+    pub(super) fn consented(&self, head: &mut response::Parts, over_h2: bool) -> Result<bool, Fault> {
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            // A caller on HTTP/2 would take a 2xx for consent, and an app that never heard of it for one that agreed.
+            return if self.from_h2 && head.status.is_success() { Err(Fault::UpstreamProtocol) } else { Ok(false) };
+        }
+        if !head.headers.get(UPGRADE).is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(self.protocol.as_bytes())) {
+            return Err(Fault::UpstreamProtocol);
+        }
+        // A tunnel has no length (RFC 9110, section 9.3.6).
+        head.headers.remove(CONTENT_LENGTH);
+        self.translate(head, over_h2).map(|()| true)
+    }
+
+    fn translate(&self, head: &mut response::Parts, over_h2: bool) -> Result<(), Fault> {
         if !self.from_h2 {
             if over_h2 {
                 head.headers.insert(UPGRADE, self.protocol.clone());
@@ -96,11 +117,6 @@ fn accept_of(key: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_str(&STANDARD.encode(hash)).ok()
 }
 
-/// Whether a response of an upstream is consent to switch.
-pub(super) fn is_consent(status: StatusCode, headers: &HeaderMap) -> bool {
-    status == StatusCode::SWITCHING_PROTOCOLS && headers.contains_key(UPGRADE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,16 +133,26 @@ mod tests {
         let answer = |accept: Option<&HeaderValue>| {
             let (mut head, ()) = http::Response::new(()).into_parts();
             head.status = StatusCode::SWITCHING_PROTOCOLS;
+            head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
             accept.map(|accept| head.headers.insert(SEC_WEBSOCKET_ACCEPT, accept.clone()));
             head
         };
         let right = accept_of(head.headers[SEC_WEBSOCKET_KEY].as_bytes());
         let mut consent = answer(right.as_ref());
-        assert_eq!(asked.consented(&mut consent, false), Ok(()));
+        assert_eq!(asked.consented(&mut consent, false), Ok(true));
         assert_eq!((consent.status, consent.headers.len()), (StatusCode::OK, 0));
         assert_eq!(asked.consented(&mut answer(None), false), Err(Fault::UpstreamProtocol));
         let wrong = accept_of(b"another");
         assert_eq!(asked.consented(&mut answer(wrong.as_ref()), false), Err(Fault::UpstreamProtocol));
-        assert_eq!(asked.consented(&mut answer(None), true), Ok(()), "over HTTP/2 there is none");
+        assert_eq!(asked.consented(&mut answer(None), true), Ok(true), "over HTTP/2 there is none");
+        let mut other = answer(right.as_ref());
+        other.headers.insert(UPGRADE, HeaderValue::from_static("foo"));
+        assert_eq!(asked.consented(&mut other, false), Err(Fault::UpstreamProtocol));
+        for (status, consents) in [(200, Err(Fault::UpstreamProtocol)), (403, Ok(false)), (302, Ok(false))] {
+            let mut plain = answer(None);
+            plain.status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(asked.consented(&mut plain, false), consents, "{status}");
+        }
     }
 }

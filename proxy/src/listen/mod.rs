@@ -156,7 +156,8 @@ async fn introduced(
         Some(Told::Absent) if !required => ends,
         Some(Told::Absent | Told::Malformed) => {
             state.shard.malformed.add(1);
-            if state.shard.malformed.get() % 1000 == 1 {
+            state.unintroduced.set(state.unintroduced.get() + 1);
+            if state.unintroduced.get() % 1000 == 1 {
                 tracing::warn!(
                     listener = %state.name, peer = %ends.peer,
                     "a connection without a valid PROXY header was closed; does the balancer send it? (`proxy_protocol`)"

@@ -25,6 +25,8 @@ pub struct ListenerState {
     pub connections: Rc<Group>,
     /// Open connections over all workers.
     pub total: Arc<AtomicUsize>,
+    /// Connections here that did not begin with the PROXY header that they must begin with.
+    pub unintroduced: Cell<u64>,
     current: RefCell<Rc<Current>>,
     stop: Notify,
     stopped: Cell<bool>,
@@ -50,6 +52,7 @@ impl ListenerState {
             shard: worker.shared.metrics.listeners.shard(&name, worker.id),
             name,
             connections: Rc::default(),
+            unintroduced: Cell::new(0),
             total,
             current: RefCell::new(Rc::new(Current { prepared, id })),
             stop: Notify::new(),

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use tokio::io::ReadBuf;
 
 use crate::clock::{Alarm, Alarms};
@@ -21,7 +22,7 @@ use crate::drain::Member;
 use crate::error::Fault;
 use crate::h1::wire::Wire;
 use side::Side;
-use splice::{Pipe, Pipes};
+use splice::{Drained, Pipe, Pipes};
 
 /// After one direction has ended, the other may go on for so long without a byte: below the 60 s for which connection
 /// tracking remembers a half-closed connection.
@@ -32,6 +33,8 @@ const READ: usize = 16 << 10;
 /// After so many reads that took all there was room for, one after the other, a direction is bulk; after so many that
 /// took less, it is no more.
 const SETTLED: u8 = 4;
+/// So often one direction goes on before it lets others have a turn.
+const TURNS: usize = 32;
 
 /// How a tunnel went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,22 +68,31 @@ pub async fn carry(
     let (mut up, mut down) = (Direction::new(tools.pipes), Direction::new(tools.pipes));
     let mut alarm = Alarm::of(tools.alarms);
     let mut waits: Option<(u64, tokio::time::Instant)> = None;
-    poll_fn(|cx| {
+    let mut up_first = false;
+    let fault = poll_fn(|cx| {
         if let Some(member) = member {
             member.watch(cx);
             if member.is_aborted() {
-                return Poll::Ready(());
+                return Poll::Ready(Some(Fault::DownstreamGone));
             }
         }
         let before = (up.carried, down.carried);
-        let ends = (up.poll(caller, upstream, cx), down.poll(upstream, caller, cx));
+        // What one poll may do is limited over both directions, so they take turns in being first.
+        up_first = !up_first;
+        let ends = if up_first {
+            let up = up.poll(caller, upstream, cx);
+            (up, down.poll(upstream, caller, cx))
+        } else {
+            let down = down.poll(upstream, caller, cx);
+            (up.poll(caller, upstream, cx), down)
+        };
         count(up.carried - before.0, down.carried - before.1);
         // Who cannot be read from any more (a reset) takes nothing any more either: the other side is told now.
         if [up.state, down.state].contains(&State::Broken(Broken::Source)) {
-            return Poll::Ready(());
+            return Poll::Ready(fault(up.state, down.state));
         }
         match ends {
-            (Poll::Ready(()), Poll::Ready(())) => return Poll::Ready(()),
+            (Poll::Ready(()), Poll::Ready(())) => return Poll::Ready(fault(up.state, down.state)),
             (Poll::Pending, Poll::Pending) => return Poll::Pending,
             // Ended or not taken, one direction says nothing about what is still on its way in the other.
             (Poll::Ready(()), Poll::Pending) | (Poll::Pending, Poll::Ready(())) => {}
@@ -91,20 +103,26 @@ pub async fn carry(
             _ => tokio::time::Instant::now(),
         };
         waits = Some((carried, since));
-        alarm.poll(since + HALF_CLOSE, cx)
+        alarm.poll(since + HALF_CLOSE, cx).map(|()| fault(up.state, down.state).or(Some(Fault::IdleTimeout)))
     })
     .await;
-    let fault = match (up.state, down.state) {
+    // What was cut off must not look as if it had ended; what has ended stays so.
+    if down.state != State::Told {
+        caller.cut(Reason::CONNECT_ERROR);
+    }
+    if up.state != State::Told {
+        upstream.cut(Reason::CANCEL);
+    }
+    Carried { up: up.carried, down: down.carried, fault }
+}
+
+/// Who broke a tunnel off, if anybody did.
+fn fault(up: State, down: State) -> Option<Fault> {
+    match (up, down) {
         (State::Broken(Broken::Source), _) | (_, State::Broken(Broken::Sink)) => Some(Fault::DownstreamGone),
         (State::Broken(Broken::Sink), _) | (_, State::Broken(Broken::Source)) => Some(Fault::UpstreamReset),
         _ => None,
-    };
-    if fault.is_some() {
-        // What was cut off must not look as if it had ended.
-        caller.cut();
-        upstream.cut();
     }
-    Carried { up: up.carried, down: down.carried, fault }
 }
 
 /// One direction of a tunnel.
@@ -166,7 +184,10 @@ impl Direction {
     }
 
     fn go_on(&mut self, from: &Side, to: &Side, cx: &mut Context<'_>) -> Poll<Stopped> {
-        loop {
+        if to.is_reset(cx) {
+            return Poll::Ready(Err(Broken::Sink));
+        }
+        for _ in 0..TURNS {
             while !self.pending.is_empty() {
                 let gone = sink(ready!(to.poll_put(&mut self.pending, cx)))?;
                 from.gone_on(gone);
@@ -185,6 +206,9 @@ impl Direction {
                 },
             }
         }
+        // The other direction, and other tasks, have a turn too.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Passes on what one socket has for the other.
@@ -216,7 +240,10 @@ impl Direction {
 
     fn splice(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<Stopped> {
         if let Some(pipe) = &mut self.pipe {
-            self.carried += sink(ready!(to.with_stream(|to| pipe.poll_drain(to, cx))))? as u64;
+            match sink(ready!(to.with_stream(|to| pipe.poll_drain(to, cx))))? {
+                Drained::Given(count) => self.carried += count as u64,
+                Drained::TakenBack(bytes) => (self.pending, self.is_bulk) = (bytes, false),
+            }
             if pipe.is_empty() {
                 self.pipe = None;
             }

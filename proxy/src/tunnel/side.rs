@@ -118,11 +118,19 @@ impl Side {
         }
     }
 
-    /// Has it see a break rather than an end.
-    pub(super) fn cut(&self) {
+    /// Whether it takes nothing any more. A connection says so when it is written to.
+    pub(super) fn is_reset(&self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Wire(_) => false,
+            Self::Stream(stream) => stream.send.borrow_mut().poll_reset(cx).is_ready(),
+        }
+    }
+
+    /// Has it see a break rather than an end; a stream is told the reason.
+    pub(super) fn cut(&self, reason: Reason) {
         match self {
             Self::Wire(wire) => drop(wire.with_stream(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)))),
-            Self::Stream(stream) => stream.send.borrow_mut().send_reset(Reason::CONNECT_ERROR),
+            Self::Stream(stream) => stream.send.borrow_mut().send_reset(reason),
         }
     }
 }

@@ -10,14 +10,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// What a pipe is asked to hold; the kernel may give less.
 const CAPACITY: usize = 1 << 20;
-/// The most pipes of one worker. Two workers' pipes hold as much as the kernel grants a user by default (64 MiB).
-const MAX_PIPES: usize = 32;
+/// The most pipes of one worker: for two workers half of what the kernel grants a user by default (64 MiB), who may run
+/// the app too.
+const MAX_PIPES: usize = 16;
 
 /// The pipes of a worker.
 #[derive(Default)]
@@ -86,7 +88,7 @@ impl Pipe {
                     return Poll::Ready(Ok(Some(taken)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                Err(error) if is_refused(&error) => {
                     self.from.useless.set(true);
                     return Poll::Ready(Ok(None));
                 }
@@ -95,25 +97,57 @@ impl Pipe {
         }
     }
 
-    /// Gives the socket what the pipe holds, as much as it takes. Gives the number of bytes.
+    /// Gives the socket what the pipe holds, as much as it takes.
     ///
     /// # Errors
     /// What the socket says.
-    pub fn poll_drain(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Some(ends) = &self.ends else { return Poll::Ready(Ok(0)) };
+    pub fn poll_drain(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Drained>> {
+        let Some(ends) = &self.ends else { return Poll::Ready(Ok(Drained::Given(0))) };
         loop {
             ready!(to.poll_write_ready(cx))?;
             match to.try_io(Interest::WRITABLE, || Ok(splice_all(&ends.read, to, self.held)?)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(given) => {
                     self.held -= given;
-                    return Poll::Ready(Ok(given));
+                    return Poll::Ready(Ok(Drained::Given(given)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if is_refused(&error) => {
+                    self.from.useless.set(true);
+                    return Poll::Ready(self.take_back().map(Drained::TakenBack));
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
+
+    /// What the pipe holds.
+    fn take_back(&mut self) -> io::Result<Bytes> {
+        let Some(ends) = &self.ends else { return Ok(Bytes::new()) };
+        let mut bytes = vec![0; self.held];
+        let mut read = 0;
+        while read < bytes.len() {
+            match rustix::io::read(&ends.read, &mut bytes[read..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                some => read += some,
+            }
+        }
+        self.held = 0;
+        Ok(bytes.into())
+    }
+}
+
+/// What became of the bytes in a pipe.
+pub enum Drained {
+    /// So many are gone.
+    Given(usize),
+    /// The socket takes none this way: here they are.
+    TakenBack(Bytes),
+}
+
+/// Whether the kernel, or a sandbox around this process, does not splice such sockets.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
 }
 
 /// Without `SPLICE_F_MORE`, which would hold the last packet back.

@@ -280,12 +280,12 @@ fn upload(mut sender: Sender<Attempt>, wire: Rc<Wire>) -> Upload {
 }
 
 pub(super) async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Connection, Fault> {
-    let opened = super::connect(endpoint.address, cluster, ends).await;
+    let told = super::told(cluster, ends);
+    let opened = super::connect(endpoint.address, cluster, told.as_deref()).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
     endpoint.shard.opened[0].add(1);
     endpoint.shard.open.add(1);
     let open = Open(Arc::clone(&endpoint.shard));
-    let told = super::told(cluster, ends);
     Ok(Connection { wire: Wire::new(stream, BytesMut::new()), since: Instant::now(), told, _open: open })
 }
 

@@ -1,5 +1,6 @@
 //! HTTP/2 to an upstream: few connections, many streams. A further connection is opened only when every other one has
-//! as many streams as the peer allows.
+//! as many streams as the peer allows. Tunnels have connections of their own: one whose caller does not read holds its
+//! window for as long as it lives, and requests must not wait for that.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -9,11 +10,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::ext::Protocol;
-use http::header::{HOST, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -36,16 +39,37 @@ use crate::tunnel::side::{self, Side};
 #[derive(Default)]
 pub struct Pool {
     connections: RefCell<Vec<Rc<Connection>>>,
-    opening: RefCell<Option<Rc<Attempt>>>,
+    opening: RefCell<Vec<Rc<Attempt>>>,
     closed: Cell<bool>,
+    /// Until when it is not asked again whether the endpoint takes extended CONNECT.
+    no_tunnels_until: Cell<Option<Instant>>,
 }
+
+/// What a connection is for; it serves nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Purpose {
+    /// Whom the endpoint was told that it is for (PROXY protocol).
+    told: Option<Box<Ends>>,
+    /// Tunnels rather than requests.
+    tunnels: bool,
+}
+
+/// The most tunnels of one connection. All of them stalled hold less than the connection's window.
+const MAX_TUNNELS: usize = 8;
+/// What one tunnel may have under way.
+const TUNNEL_WINDOW: u32 = 64 << 10;
+/// What the h2 crate charges for small frames that nobody reads yet, before it takes them for a flood: enough for a
+/// connection full of tunnels that are stalled on messages of ten bytes.
+const TUNNEL_FRAME_BUDGET: usize = 16 << 20;
+/// An endpoint that does not take extended CONNECT is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 struct Connection {
     sender: SendRequest<Bytes>,
     streams: Cell<usize>,
-    /// Whom the endpoint was told that it is for. It serves nobody else then.
-    told: Option<Box<Ends>>,
-    /// When the last stream ended.
+    /// What it is for.
+    purpose: Purpose,
+    /// When the last stream ended, if it is swept.
     idle_since: Cell<Instant>,
     /// Whether it has carried a request.
     served: Cell<bool>,
@@ -58,6 +82,7 @@ struct Connection {
 /// A connection that is being opened; requests that arrive meanwhile wait for it and share its fate.
 #[derive(Default)]
 struct Attempt {
+    purpose: Purpose,
     over: Notify,
     failed: Cell<Option<Fault>>,
 }
@@ -112,9 +137,21 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        if self.0.told.is_some() && self.0.streams.get() == 0 {
+        if self.0.is_swept() && self.0.streams.get() == 0 {
             self.0.idle_since.set(Instant::now());
         }
+    }
+}
+
+impl Connection {
+    /// Whether it is closed when it is idle: whom it was for may be gone.
+    fn is_swept(&self) -> bool {
+        self.purpose != Purpose::default()
+    }
+
+    fn has_room(&self) -> bool {
+        let most = if self.purpose.tunnels { MAX_TUNNELS } else { usize::MAX };
+        self.streams.get() < self.sender.current_max_send_streams().min(most)
     }
 }
 
@@ -125,10 +162,10 @@ impl Pool {
         self.connections.borrow_mut().clear();
     }
 
-    /// Closes connections that serve one caller and have been idle longer than `limit`: the caller may be gone.
+    /// Closes connections that not everybody may use and that have been idle longer than `limit`.
     pub fn sweep(&self, now: Instant, limit: Duration) {
         let keeps = |connection: &Rc<Connection>| {
-            connection.told.is_none()
+            !connection.is_swept()
                 || connection.streams.get() > 0
                 || now.saturating_duration_since(connection.idle_since.get()) < limit
         };
@@ -136,11 +173,10 @@ impl Pool {
     }
 
     /// A place on a connection with room, the fullest first, so that as few as possible stay open.
-    fn place(&self, told: Option<&Ends>) -> Option<Stream> {
+    fn place(&self, purpose: &Purpose) -> Option<Stream> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.ended.get().is_none());
-        let room =
-            connections.iter().filter(|c| c.told.as_deref() == told && c.streams.get() < c.sender.current_max_send_streams());
+        let room = connections.iter().filter(|connection| connection.purpose == *purpose && connection.has_room());
         let connection = room.max_by_key(|c| c.streams.get())?;
         connection.streams.set(connection.streams.get() + 1);
         Some(Stream(Rc::clone(connection)))
@@ -156,7 +192,7 @@ pub(super) async fn exchange(
 ) -> Result<(Response<Source>, Exchange), Failure> {
     let Outgoing { head, body, ends: callers, timeout_ms, .. } = request;
     let ends = body.is_end_stream();
-    let (stream, mut sender) = ready(endpoint, cluster, callers).await?;
+    let (stream, mut sender) = ready(endpoint, cluster, &purpose(cluster, callers, false)).await?;
     let reused = stream.is_reused();
     let sent_at = Instant::now();
     let stream = Rc::new(stream);
@@ -191,12 +227,21 @@ pub(super) async fn switch(
     request: &Outgoing<'_>,
     waiting: &Waiting<'_>,
 ) -> Option<Result<(Response<Source>, Exchange), Failure>> {
-    let mut extended = extended(request.head)?;
-    tell_timeout(extended.headers_mut(), request.timeout_ms);
-    let (stream, mut sender) = ready(endpoint, cluster, request.ends).await.ok()?;
-    if !sender.is_extended_connect_protocol_enabled() {
+    let pool = &endpoint.h2;
+    if pool.no_tunnels_until.get().is_some_and(|until| Instant::now() < until) {
         return None;
     }
+    let mut extended = extended(request.head)?;
+    tell_timeout(extended.headers_mut(), request.timeout_ms);
+    let (stream, mut sender) = match ready(endpoint, cluster, &purpose(cluster, request.ends, true)).await {
+        Ok(ready) if ready.1.is_extended_connect_protocol_enabled() => ready,
+        // Nobody is there, in whatever version.
+        Err(failure) if failure.fault == Fault::ConnectFailed => return Some(Err(failure)),
+        Ok(_) | Err(_) => {
+            pool.no_tunnels_until.set(Some(Instant::now() + ASK_AGAIN));
+            return None;
+        }
+    };
     let (reused, sent_at) = (stream.is_reused(), Instant::now());
     let (response, mut send) = match sender.send_request(extended, false) {
         Ok(sent) => sent,
@@ -221,11 +266,15 @@ pub(super) async fn switch(
     })
 }
 
+fn purpose(cluster: &Cluster, ends: &Ends, tunnels: bool) -> Purpose {
+    Purpose { told: super::told(cluster, ends), tunnels }
+}
+
 /// An extended CONNECT for what a head in HTTP/1's form asks for. Only for WebSocket: for nothing else is it known that
-/// what follows is the same in both versions.
+/// what follows is the same in both versions. weir answers the handshake then, so it must be one.
 fn extended(head: &Parts) -> Option<Request<()>> {
     let protocol = head.headers.get(UPGRADE)?.to_str().ok()?;
-    if !protocol.eq_ignore_ascii_case("websocket") {
+    if !protocol.eq_ignore_ascii_case("websocket") || !has_key(&head.headers) {
         return None;
     }
     let mut uri = http::uri::Parts::default();
@@ -236,11 +285,19 @@ fn extended(head: &Parts) -> Option<Request<()>> {
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     *request.headers_mut() = head.headers.clone();
-    for name in [UPGRADE, HOST, SEC_WEBSOCKET_KEY] {
+    // Of a body that is not there, no length either: the peer would hold the tunnel to it.
+    for name in [UPGRADE, HOST, SEC_WEBSOCKET_KEY, CONTENT_LENGTH] {
         request.headers_mut().remove(name);
     }
     request.extensions_mut().insert(Protocol::from_static("websocket"));
     Some(request)
+}
+
+/// Whether there is one key of sixteen bytes (RFC 6455, section 4.1).
+fn has_key(headers: &HeaderMap) -> bool {
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    let (key, further) = (keys.next(), keys.next());
+    further.is_none() && key.is_some_and(|key| STANDARD.decode(key.as_bytes()).is_ok_and(|key| key.len() == 16))
 }
 
 /// How far a request came that got an error for an answer.
@@ -257,10 +314,10 @@ fn progress(error: &h2::Error, stale: bool) -> Progress {
 
 /// A connection that takes a request now. One that ended or said GOAWAY refuses before anything is sent, and the next
 /// is asked; three times at most, because a peer that refuses fresh connections refuses the request.
-async fn ready(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<(Stream, SendRequest<Bytes>), Failure> {
+async fn ready(endpoint: &Rc<Endpoint>, cluster: &Cluster, purpose: &Purpose) -> Result<(Stream, SendRequest<Bytes>), Failure> {
     let mut last = Fault::UpstreamClosed;
     for _ in 0..3 {
-        let stream = acquire(endpoint, cluster, ends).await.map_err(|fault| Progress::NotConnected.of(fault))?;
+        let stream = acquire(endpoint, cluster, purpose).await.map_err(|fault| Progress::NotConnected.of(fault))?;
         match stream.0.sender.clone().ready().await {
             Ok(sender) => return Ok((stream, sender)),
             Err(error) => {
@@ -285,13 +342,13 @@ async fn wait(mut response: ResponseFuture, waiting: &Waiting<'_>) -> Result<Res
 
 /// A place on a connection; opens one if there is none. Requests that arrive meanwhile wait for the same connection, and
 /// fail with it: were each to try for itself, they would time out one after the other.
-async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Stream, Fault> {
-    let told = cluster.proxy_protocol.map(|_| ends);
+async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster, purpose: &Purpose) -> Result<Stream, Fault> {
+    let pool = &endpoint.h2;
     loop {
-        if let Some(stream) = endpoint.h2.place(told) {
+        if let Some(stream) = pool.place(purpose) {
             return Ok(stream);
         }
-        let opening = endpoint.h2.opening.borrow().clone();
+        let opening = pool.opening.borrow().iter().find(|attempt| attempt.purpose == *purpose).cloned();
         if let Some(attempt) = opening {
             attempt.over.notified().await;
             match attempt.failed.get() {
@@ -299,11 +356,12 @@ async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Res
                 None => continue,
             }
         }
-        let guard = Opening::begin(&endpoint.h2);
-        let connection = open(endpoint, cluster, ends).await.inspect_err(|fault| guard.attempt.failed.set(Some(*fault)))?;
+        let guard = Opening::begin(pool, purpose.clone());
+        let opened = open(endpoint, cluster, purpose.clone()).await;
+        let connection = opened.inspect_err(|fault| guard.attempt.failed.set(Some(*fault)))?;
         connection.streams.set(1);
-        if !endpoint.h2.closed.get() {
-            endpoint.h2.connections.borrow_mut().push(Rc::clone(&connection));
+        if !pool.closed.get() {
+            pool.connections.borrow_mut().push(Rc::clone(&connection));
         }
         drop(guard);
         return Ok(Stream(connection));
@@ -318,26 +376,33 @@ struct Opening<'e> {
 }
 
 impl<'e> Opening<'e> {
-    fn begin(pool: &'e Pool) -> Self {
-        let attempt = Rc::<Attempt>::default();
-        *pool.opening.borrow_mut() = Some(Rc::clone(&attempt));
+    fn begin(pool: &'e Pool, purpose: Purpose) -> Self {
+        let attempt = Rc::new(Attempt { purpose, ..Attempt::default() });
+        pool.opening.borrow_mut().push(Rc::clone(&attempt));
         Self { pool, attempt }
     }
 }
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        *self.pool.opening.borrow_mut() = None;
+        self.pool.opening.borrow_mut().retain(|attempt| !Rc::ptr_eq(attempt, &self.attempt));
         self.attempt.over.notify_waiters();
     }
 }
 
 /// Opens a connection and waits for the peer's SETTINGS: until they are there, nobody knows how many streams it takes.
-async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Rc<Connection>, Fault> {
-    let opened = super::connect(endpoint.address, cluster, ends).await;
+async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, purpose: Purpose) -> Result<Rc<Connection>, Fault> {
+    // One limit for all of it: a peer that accepts and says nothing is as bad as one that does not accept.
+    let limit = tokio::time::Instant::now() + cluster.connect_timeout;
+    let opened = super::connect(endpoint.address, cluster, purpose.told.as_deref()).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
-    let handshake = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
+    let mut builder = h2::client::Builder::new();
+    if purpose.tunnels {
+        builder.initial_window_size(TUNNEL_WINDOW).data_frame_budget(TUNNEL_FRAME_BUDGET);
+    } else {
+        builder.initial_window_size(STREAM_WINDOW);
+    }
+    let handshake = builder
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
@@ -348,7 +413,7 @@ async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result
     let state = Rc::new(Connection {
         sender,
         streams: Cell::new(0),
-        told: super::told(cluster, ends),
+        purpose,
         idle_since: Cell::new(Instant::now()),
         served: Cell::new(false),
         ended: Cell::new(None),
@@ -361,7 +426,7 @@ async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result
             state.settled.notified().await;
         }
     };
-    let in_time = tokio::time::timeout(cluster.connect_timeout, settled).await;
+    let in_time = tokio::time::timeout_at(limit, settled).await;
     match (in_time, state.ended.get()) {
         (_, Some(fault)) => Err(fault),
         (Err(_), None) => {

@@ -224,12 +224,12 @@ fn told(cluster: &Cluster, ends: &Ends) -> Option<Box<Ends>> {
     cluster.proxy_protocol.map(|_| Box::new(*ends))
 }
 
-/// Opens a TCP connection, and tells for whom it is if the cluster wants that.
-async fn connect(address: SocketAddr, cluster: &Cluster, ends: &Ends) -> Result<TcpStream, Fault> {
+/// Opens a TCP connection, and tells for whom it is.
+async fn connect(address: SocketAddr, cluster: &Cluster, told: Option<&Ends>) -> Result<TcpStream, Fault> {
     let opened = async {
         let mut stream = TcpStream::connect(address).await?;
-        if let Some(version) = cluster.proxy_protocol {
-            stream.write_all(&proxy_protocol::header(version, ends)).await?;
+        if let Some((version, ends)) = cluster.proxy_protocol.zip(told) {
+            stream.write_all(&proxy_protocol::header(version, ends)?).await?;
         }
         Ok::<_, std::io::Error>(stream)
     };

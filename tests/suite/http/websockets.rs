@@ -26,6 +26,9 @@ pub fn trials() -> Vec<Trial> {
         test("http::websockets::where_the_upstream_does_not_offer_it", where_the_upstream_does_not_offer_it),
         test("http::websockets::a_handshake_that_was_not_understood", a_handshake_that_was_not_understood),
         test("http::websockets::refusals_are_answers", refusals_are_answers),
+        test("http::websockets::an_app_that_never_agreed", an_app_that_never_agreed),
+        test("http::websockets::lengths_stay_behind", lengths_stay_behind),
+        test("http::websockets::who_does_not_read_keeps_nobody_else_waiting", who_does_not_read_keeps_nobody_else_waiting),
         test("http::websockets::other_protocols", other_protocols),
         test("http::websockets::plain_connect", plain_connect),
         test("http::websockets::a_break_is_no_end", a_break_is_no_end),
@@ -337,6 +340,118 @@ async fn refusals_are_answers() -> Result {
     same!(peer.exactly(1).await?, b"", "nothing came behind the request");
     let response = wire.response(false).await?;
     same!((response.status, response.text().as_str()), (403, "no"));
+    Ok(())
+}
+
+/// A 2xx is consent where it answers an extended CONNECT. An app that takes the request for a plain GET has not consented.
+async fn an_app_that_never_agreed() -> Result {
+    let app = weir_tests::quick::Quick::text("a page").await?;
+    let inner = Weir::start(&to(app.address, Version::One)).await?;
+    let outer = Weir::start(&to(inner.address("out"), Version::Two)).await?;
+    let mut caller = Caller::open(inner.address("out")).await?;
+    let (response, _) = caller.websocket().await?;
+    same!((response.status().as_u16(), response.headers()["x-weir-error"].as_bytes()), (502, &b"upstream_protocol"[..]));
+    let mut wire = Connection::open(outer.address("out")).await?;
+    wire.send(UPGRADE).await?;
+    same!(wire.response(false).await?.status, 502);
+    // To a caller on HTTP/1 a page is a page.
+    let mut wire = Connection::open(inner.address("out")).await?;
+    wire.send(UPGRADE).await?;
+    same!(wire.response(false).await?.text(), "a page");
+    // Nor does weir's own answer open a tunnel.
+    let own = to(app.address, Version::One).replace("backends: [{ cluster: app }]", "respond: { status: 200 }");
+    holds!(own.contains("respond"), "{own}");
+    let weir = Weir::start(&own).await?;
+    let mut caller = Caller::open(weir.address("out")).await?;
+    for (uri, protocol) in [("http://shop/", Some("websocket")), ("shop:443", None)] {
+        let (response, _) = caller.connect(uri, protocol).await?;
+        same!(response.status(), 405, "{protocol:?}");
+    }
+    // A switch to nothing, or to something else, is none.
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(script.address, Version::One)).await?;
+    for upgrade in ["", "Upgrade: foo\r\n"] {
+        let mut wire = Connection::open(weir.address("out")).await?;
+        wire.send(UPGRADE).await?;
+        let mut peer = script.accept().await?;
+        peer.head().await?;
+        peer.send(format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}Connection: Upgrade\r\n\r\n")).await?;
+        same!(wire.response(false).await?.status, 502, "{upgrade:?}");
+    }
+    Ok(())
+}
+
+/// `Content-Length: 0` says nothing in HTTP/1's handshake; on a stream it would forbid every byte.
+async fn lengths_stay_behind() -> Result {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let weir = Weir::start(&to(listener.local_addr()?, Version::Two)).await?;
+    let mut wire = Connection::open(weir.address("out")).await?;
+    wire.send(UPGRADE.replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\nhello")).await?;
+    let (request, mut peer) = accept_h2(&listener, true, StatusCode::OK).await?;
+    holds!(!request.headers().contains_key("content-length"), "{request:?}");
+    same!(peer.exactly(5).await?, b"hello");
+    let script = Script::listen().await?;
+    let weir = Weir::start(&to(script.address, Version::One)).await?;
+    let mut caller = Caller::open(weir.address("out")).await?;
+    let upstream = async {
+        let mut peer = script.accept().await?;
+        let head = peer.head().await?;
+        peer.send(consent(&head).replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\nhello")).await?;
+        weir_tests::Result::<_>::Ok(peer)
+    };
+    let (opened, upstream) = tokio::join!(caller.websocket(), upstream);
+    let ((_, mut stream), _peer) = (opened?, upstream?);
+    same!(stream.exactly(5).await?, b"hello");
+    Ok(())
+}
+
+/// Serves every stream: a tunnel gets small messages until its caller reads no more, a request gets its answer.
+async fn flood(listener: TcpListener) -> Result {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            let mut connection = h2::server::Builder::new().enable_connect_protocol().handshake::<_, Bytes>(stream).await.ok()?;
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let is_tunnel = request.method() == Method::CONNECT;
+                let mut send = respond.send_response(Response::new(()), false).ok()?;
+                if !is_tunnel {
+                    send.send_data(Bytes::from_static(b"ok"), true).ok()?;
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let _up = request;
+                    loop {
+                        send.reserve_capacity(20);
+                        match std::future::poll_fn(|cx| send.poll_capacity(cx)).await {
+                            Some(Ok(room)) => send.send_data(Bytes::from(vec![b'x'; room.min(20)]), false).ok()?,
+                            _ => return Some(()),
+                        }
+                    }
+                });
+            }
+            Some(())
+        });
+    }
+}
+
+async fn who_does_not_read_keeps_nobody_else_waiting() -> Result {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let weir = Weir::start(&to(listener.local_addr()?, Version::Two)).await?;
+    let upstream = tokio::spawn(flood(listener));
+    let mut stalled = Vec::new();
+    for number in 0..40 {
+        let mut wire = Connection::open(weir.address("out")).await?;
+        wire.send(UPGRADE).await?;
+        while wire.line().await? != "\r\n" {}
+        stalled.push(wire);
+        // Requests in between, and tunnels that are read.
+        same!(raw::get(weir.address("out"), "shop", "/").await?.text(), "ok", "after {number}");
+    }
+    for wire in &mut stalled {
+        same!(wire.exactly(200_000).await?.len(), 200_000);
+    }
+    same!(weir.metric("weir_request_flags_total", "").await?, 0.0);
+    upstream.abort();
     Ok(())
 }
 
