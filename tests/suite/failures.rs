@@ -16,8 +16,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// What cannot be provoked from outside, and why.
-const OUT_OF_REACH: [(&str, &str); 4] = [
-    ("overload", "a connection over the limit is closed before anything is read from it, so there is no request to answer"),
+const OUT_OF_REACH: [(&str, &str); 3] = [
     ("bad_proxy_header", "the connection is closed before there is a request: `control::proxy_protocol` provokes it"),
     ("not_tls", "the connection is reset before there is a request: `control::passthrough` provokes it"),
     (

@@ -53,6 +53,4 @@ flags! {
     DownstreamProtocolError = "DPE",
     /// DT: the caller's own deadline had passed.
     DownstreamDeadline = "DT",
-    /// UO: overflow.
-    Overflow = "UO",
 }

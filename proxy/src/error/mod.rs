@@ -43,8 +43,6 @@ pub enum Fault {
     ConnectRefused,
     /// `Expect` asks for something other than `100-continue`.
     BadExpectation,
-    /// The listener has as many connections as it may.
-    Overload,
     /// The rule's `timeout.request` passed, or the caller's deadline.
     RequestTimeout,
     /// The rule's `timeout.per_try` passed in the last attempt.
@@ -114,7 +112,7 @@ pub struct Row {
 
 impl Fault {
     /// Every fault but those of malformed requests.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 19] = [
         Self::NoRoute,
         Self::NoRule,
         Self::NoEndpoint,
@@ -133,7 +131,6 @@ impl Fault {
         Self::SlowBody,
         Self::BadExpectation,
         Self::ConnectRefused,
-        Self::Overload,
         Self::DownstreamGone,
     ];
 
@@ -347,17 +344,8 @@ impl Fault {
                 S::METHOD_NOT_ALLOWED,
                 G::Unimplemented,
                 Flag::DownstreamProtocolError,
-                "CONNECT is not allowed here",
-                "",
-            ),
-            Self::Overload => row(
-                "overload",
-                Caller,
-                S::SERVICE_UNAVAILABLE,
-                G::ResourceExhausted,
-                Flag::Overflow,
-                "the listener has as many connections as its limit allows",
-                "See `limits.connections` of the listener.",
+                "CONNECT is not allowed here, or not for this protocol",
+                "Allow it in `upgrades` of the rule: `connect`, or the name of the protocol.",
             ),
             Self::DownstreamGone => Row {
                 closes_connection: true,
