@@ -123,3 +123,45 @@ fn http1_head(bencher: Bencher<'_, '_>) {
         request::read(&head, limits).ok()
     });
 }
+
+/// A small body, read once and kept to be sent again, then sent again.
+#[divan::bench]
+fn replay_body(bencher: Bencher<'_, '_>) {
+    use std::cell::Cell;
+    use std::pin::Pin;
+    use std::rc::Rc;
+    use std::task::{Context, Poll, Waker};
+
+    use http_body::Body;
+    use weir::upstream::body::{RequestBody, Source};
+    let in_all = Rc::<Cell<usize>>::default();
+    let bytes = bytes::Bytes::from(vec![b'x'; 1024]);
+    bencher.bench_local(|| {
+        let body = RequestBody::new(Source::Full(black_box(&bytes).clone()), &in_all, None);
+        for _ in 0..2 {
+            let mut attempt = body.attempt();
+            let mut next = || Pin::new(&mut attempt).poll_frame(&mut Context::from_waker(Waker::noop()));
+            while let Poll::Ready(Some(_)) = next() {}
+        }
+        body.settle();
+        body
+    });
+}
+
+/// What one request leaves in the metrics.
+#[divan::bench]
+fn metrics_record(bencher: Bencher<'_, '_>) {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use weir::observe::Record;
+    use weir::observe::metrics::RuleShard;
+    let series = Arc::<RuleShard>::default();
+    bencher.bench_local(|| {
+        let mut record = Record::start(Instant::now());
+        record.belongs_to(&series);
+        record.head(http::StatusCode::OK);
+        record.bytes_out = 30;
+        record.complete();
+    });
+}

@@ -134,11 +134,14 @@ impl Connection {
     /// # Errors
     /// The connection is closed first.
     pub async fn line(&mut self) -> Result<String> {
+        let mut seen = 0;
         loop {
-            if let Some(end) = find(&self.buffer, b"\n") {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+            // Only what is new: a long line comes in many pieces.
+            if let Some(end) = find(&self.buffer[seen..], b"\n") {
+                let line: Vec<u8> = self.buffer.drain(..=seen + end).collect();
                 return Ok(String::from_utf8_lossy(&line).into_owned());
             }
+            seen = self.buffer.len();
             self.more().await?;
         }
     }

@@ -58,11 +58,14 @@ impl Peer {
     /// # Errors
     /// They do not arrive within ten seconds.
     pub async fn until(&mut self, end: &[u8]) -> Result<String> {
+        let mut seen = 0;
         loop {
-            if let Some(at) = self.buffer.windows(end.len()).position(|window| window == end) {
-                let head: Vec<u8> = self.buffer.drain(..at + end.len()).collect();
+            // Only what is new, and as much before it as may be the beginning of the end.
+            if let Some(at) = self.buffer[seen..].windows(end.len()).position(|window| window == end) {
+                let head: Vec<u8> = self.buffer.drain(..seen + at + end.len()).collect();
                 return Ok(String::from_utf8_lossy(&head).into_owned());
             }
+            seen = self.buffer.len().saturating_sub(end.len() - 1);
             let mut chunk = [0; 16384];
             match tokio::time::timeout(LIMIT, self.stream.read(&mut chunk)).await?? {
                 0 => return Err(format!("closed after {:?}", String::from_utf8_lossy(&self.buffer)).into()),

@@ -71,6 +71,13 @@ fn draft(
         found.error(&path.key("proxy_protocol").key("required"), "opaque TCP cannot do without the header").hint =
             Some("who waits for a server to speak first would wait for ever; leave `required` out".to_owned());
     }
+    for (key, present) in
+        [("trusted_peers", listener.trusted_peers.is_some()), ("forwarding_headers", listener.forwarding_headers.is_some())]
+    {
+        if present && listener.protocol != ListenerProtocol::Auto {
+            found.key_error(&path.key(key), format!("what is carried untouched has no headers: `{key}` can have no effect"));
+        }
+    }
     let default_forwarding = if outbound { ForwardingHeaders::None } else { ForwardingHeaders::XForwarded };
     let limits = Limits {
         header_bytes: usize::try_from(listener.limits.header_bytes.0).unwrap_or(usize::MAX),
