@@ -22,6 +22,7 @@ OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 
+started = threading.Event()
 cancelled = threading.Event()
 
 
@@ -64,7 +65,7 @@ def failing(request, context):
 def waiting(request, context):
     cancelled.clear()
     context.add_callback(cancelled.set)
-    context.send_initial_metadata([("x-started", "yes")])
+    started.set()
     cancelled.wait(30)
     return b""
 
@@ -75,6 +76,12 @@ def endless(request, context):
     while context.is_active():
         yield b"tick"
         time.sleep(0.01)
+
+
+def has_started(request, context):
+    began = started.wait(10)
+    started.clear()
+    return b"yes" if began else b"no"
 
 
 def was_cancelled(request, context):
@@ -91,6 +98,7 @@ def serve():
         "Failing": grpc.unary_unary_rpc_method_handler(failing),
         "Waiting": grpc.unary_unary_rpc_method_handler(waiting),
         "Endless": grpc.unary_stream_rpc_method_handler(endless),
+        "HasStarted": grpc.unary_unary_rpc_method_handler(has_started),
         "WasCancelled": grpc.unary_unary_rpc_method_handler(was_cancelled),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, kinds),))
@@ -172,7 +180,8 @@ def metadata(channel):
 
 def cancel(channel):
     call = channel.unary_unary(method("Waiting")).future(b"", timeout=30)
-    same(dict(call.initial_metadata()).get("x-started"), "yes", "started")
+    # The server keeps the metadata of a unary call back until it answers, so it is asked.
+    same(channel.unary_unary(method("HasStarted"))(b"", timeout=15), b"yes", "the call is in the server")
     call.cancel()
     same(channel.unary_unary(method("WasCancelled"))(b"", timeout=15), b"yes", "the server sees the cancelled call")
 
