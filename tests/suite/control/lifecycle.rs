@@ -15,6 +15,8 @@ pub(super) fn trials() -> Vec<Trial> {
         test("control::lifecycle::goodbye_and_patience", goodbye_and_patience),
         test("control::lifecycle::the_apps_own_calls_go_on", the_apps_own_calls_go_on),
         test("control::lifecycle::drain_and_shutdown_by_request", drain_and_shutdown_by_request),
+        test("control::lifecycle::the_deadline_counts_from_the_signal", the_deadline_counts_from_the_signal),
+        test("control::lifecycle::a_listener_that_comes_during_a_drain", a_listener_that_comes_during_a_drain),
         test("control::lifecycle::who_has_just_connected_is_served", who_has_just_connected_is_served),
         test("control::lifecycle::interrupt_does_not_wait", interrupt_does_not_wait),
         test("control::lifecycle::the_app_is_started_and_its_code_passed_on", the_app_is_started_and_its_code_passed_on),
@@ -121,6 +123,43 @@ async fn drain_and_shutdown_by_request() -> Result {
     same!(post(&weir, "/shutdown").await?, 202);
     same!(weir.ended(Duration::from_secs(5)).await?, 0);
     holds!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    Ok(())
+}
+
+/// A drain by request may last; what is in flight when the signal comes has all of the deadline.
+async fn the_deadline_counts_from_the_signal() -> Result {
+    let (app, other) = (Quick::slow("app", Duration::from_millis(1200)).await?, Quick::text("other").await?);
+    let yaml = both(app.address, other.address, "0s").replace("deadline: 20s", "deadline: 2s");
+    let mut weir = Weir::start(&yaml).await?;
+    same!(post(&weir, "/drain").await?, 202);
+    draining(&weir).await?;
+    // Longer than the deadline, were it counted from here.
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    let mut connection = Connection::open(weir.address("in")).await?;
+    connection.send(GET).await?;
+    until("the request is at the app", async || app.count() == 1).await?;
+    weir.signal(libc::SIGTERM);
+    same!(connection.response(false).await?.text(), "app");
+    same!(weir.ended(Duration::from_secs(5)).await?, 0);
+    Ok(())
+}
+
+/// The table may still change while weir leaves; who comes by a new listener is told to go elsewhere like everybody.
+async fn a_listener_that_comes_during_a_drain() -> Result {
+    let (app, other) = (Quick::text("app").await?, Quick::text("other").await?);
+    let yaml = both(app.address, other.address, "0s");
+    let mut weir = Weir::start(&yaml).await?;
+    same!(post(&weir, "/drain").await?, 202);
+    draining(&weir).await?;
+    let more = format!("  - {{ name: late, listen: 127.0.0.1:0, direction: inbound, app: '{}' }}\nroutes:", app.address);
+    weir.reload(&yaml.replace("routes:", &more)).await?;
+    let late = weir.fresh_address("late").await.ok_or("the listener is not there")?;
+    let mut connection = Connection::open(late).await?;
+    connection.send(GET).await?;
+    let response = connection.response(false).await?;
+    same!((response.text().as_str(), response.header("connection")), ("app", Some("close")));
+    weir.signal(libc::SIGTERM);
+    same!(weir.ended(Duration::from_secs(5)).await?, 0);
     Ok(())
 }
 
