@@ -1,9 +1,10 @@
 //! weir: a sidecar proxy for service meshes. The data plane, as a library for the `weir` binary, benches and fuzzers.
 //!
-//! The walk a request takes: [`app`] starts [`worker`]s; [`listen`] accepts; [`http`] speaks the protocols, and
-//! [`http::request`] is the request path; [`policy`] tries as often and as long as it may; [`state`] is what a request may reach; [`balance`] chooses an endpoint;
-//! [`upstream`] sends; [`h1`] is the codec under both ends. A stage may use the stages after it, and [`error`],
-//! [`observe`], [`drain`].
+//! The walk a request takes: [`app`] starts [`worker`]s; [`listen`] accepts; [`http`] speaks the protocols ([`tcp`] carries
+//! what is none), and [`http::request`] is the request path; [`policy`] tries as often and as long as it may; [`state`] is
+//! what a request may reach; [`balance`] chooses an endpoint; [`upstream`] sends; [`tunnel`] carries what is no request any
+//! more; [`opening`] reads a connection's first bytes; [`h1`] is the codec under both ends. A stage may use the stages
+//! after it, and [`error`], [`observe`], [`drain`], [`clock`].
 
 pub mod admin;
 pub mod app;

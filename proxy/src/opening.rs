@@ -115,7 +115,7 @@ pub fn has_said_something(stream: &TcpStream) -> bool {
 pub enum Told {
     /// For whom the connection is.
     Ends(Ends),
-    /// That the proxy speaks for itself; or there was no header.
+    /// That the proxy speaks for itself, or does not know.
     Nothing,
     /// Nothing that can be understood.
     Malformed,

@@ -46,9 +46,9 @@ pub struct Rule {
     pub timeout: Option<Timeout>,
     /// When a request is tried again.
     pub retry: Option<Retry>,
-    /// Protocols that an HTTP/1.1 connection may switch to (Envoy `upgrade_configs`): names as in the `Upgrade` header, and
-    /// `connect` for tunnels by `CONNECT host:port`. Other upgrades are taken out of the request, which then goes on
-    /// without. Default `[websocket]`.
+    /// Protocols that a connection, or over HTTP/2 a stream, may switch to (Envoy `upgrade_configs`): names as in the
+    /// `Upgrade` header or `:protocol`, and `connect` for tunnels by `CONNECT host:port`. Other upgrades are taken out of an
+    /// HTTP/1.1 request, which then goes on without; an HTTP/2 request for one gets 405. Default `[websocket]`.
     pub upgrades: Option<Vec<String>>,
 }
 

@@ -251,8 +251,8 @@ fn check_h2(current: &Current, head: &Parts) -> Result<(), Fault> {
     Err(Fault::BadRequest(bad))
 }
 
-/// Whether the target is a path, the asterisk that belongs to OPTIONS, or nothing, as CONNECT has it. Anything else an HTTP/1 upstream could take for
-/// an absolute form, with a host of its own.
+/// Whether the target is a path, the asterisk that belongs to OPTIONS, or nothing, as CONNECT has it. Anything else an
+/// HTTP/1 upstream could take for an absolute form, with a host of its own.
 fn is_origin_form(head: &Parts) -> bool {
     match head.method {
         Method::CONNECT => head.uri.path().is_empty(),
