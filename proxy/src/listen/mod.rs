@@ -119,6 +119,14 @@ fn serve(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
     let ends = Ends { peer, local };
     let member = state.connections.join();
     match state.proxy_protocol(peer.ip()) {
+        // By itself, though `converse` would do: what an idle connection costs is above all its future.
+        None if state.speaks() == Speaks::Http => {
+            let connection = describe(worker, state, ends);
+            tokio::task::spawn_local(async move {
+                connection::serve(connection, stream, BytesMut::new(), member).await;
+                drop(open);
+            });
+        }
         None => {
             let connection = describe(worker, state, ends);
             tokio::task::spawn_local(async move {
