@@ -46,11 +46,16 @@ pub struct App {
 
 impl App {
     /// Starts everything with a configuration that was found good. `file` is watched for changes. Needs a tokio
-    /// runtime.
+    /// runtime. Who is told to leave meanwhile starts without waiting for names, and leaves in order.
     ///
     /// # Errors
     /// What cannot be bound, opened or started.
-    pub async fn start(applier: Applier, file: Option<PathBuf>, level: admin::LogLevel) -> anyhow::Result<Self> {
+    pub async fn start(
+        applier: Applier,
+        file: Option<PathBuf>,
+        level: admin::LogLevel,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Self> {
         let store = applier.store();
         let published = store.load();
         let snapshot = &published.snapshot;
@@ -78,7 +83,7 @@ impl App {
         let sockets = Sockets::new(workers.count);
         let mut app = Self { shared, applier, follower, sockets, workers: Vec::new(), asked, file };
         app.open_access_log(snapshot).context("the access log cannot be opened")?;
-        app.follower.prepare(snapshot, WARM_UP).await;
+        signals.unless_told(app.follower.prepare(snapshot, WARM_UP)).await;
         let change = app.sockets.prepare(snapshot).await?;
         admin::start(&app.shared, &snapshot.bootstrap, level, ask).await?;
         for (id, mailbox) in receivers.into_iter().enumerate() {
@@ -108,9 +113,8 @@ impl App {
     /// exit code.
     ///
     /// # Errors
-    /// Why signals cannot be received, or the command not be started.
-    pub async fn serve(mut self, command: &[OsString]) -> anyhow::Result<u8> {
-        let mut signals = Signals::new()?;
+    /// Why the command cannot be started.
+    pub async fn serve(mut self, command: &[OsString], mut signals: Signals) -> anyhow::Result<u8> {
         let mut child = match command {
             [] => None,
             [program, ..] => Some(lifecycle::App::start(command).with_context(|| format!("cannot start {}", program.display()))?),
@@ -153,10 +157,7 @@ impl App {
             };
             match text {
                 // Names that do not resolve must not keep weir from leaving.
-                Ok(text) => tokio::select! {
-                    () = self.apply(text) => {}
-                    asked = signals.stop() => break (asked == Ask::Terminate, 0),
-                },
+                Ok(text) => signals.unless_told(self.apply(text)).await,
                 Err(error) => {
                     self.applier.unreadable(&error.to_string());
                     tracing::error!(%error, "the configuration cannot be read; what served before still serves");

@@ -37,12 +37,13 @@ pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    /// A SIGHUP that arrived while only a stop was waited for.
-    held: bool,
+    /// What was heard while something else was waited for.
+    held: Option<Ask>,
 }
 
 impl Signals {
-    /// Receives them from now on.
+    /// Receives them from now on. Before anything listens: what a signal does by default is to kill, and with the process
+    /// goes whatever the kernel has accepted for it.
     ///
     /// # Errors
     /// Why they cannot be received.
@@ -51,15 +52,29 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-            held: false,
+            held: None,
         })
     }
 
     /// What the next one asks.
     pub async fn next(&mut self) -> Ask {
-        if std::mem::take(&mut self.held) {
-            return Ask::Reload;
+        match self.held.take() {
+            Some(asked) => asked,
+            None => self.heard().await,
         }
+    }
+
+    /// Waits for one that ends things; another is held, though the wait be given up.
+    pub async fn stop(&mut self) -> Ask {
+        loop {
+            match self.heard().await {
+                Ask::Reload => self.held = Some(Ask::Reload),
+                asked => return asked,
+            }
+        }
+    }
+
+    async fn heard(&mut self) -> Ask {
         tokio::select! {
             _ = self.terminate.recv() => Ask::Terminate,
             _ = self.interrupt.recv() => Ask::Leave,
@@ -67,17 +82,12 @@ impl Signals {
         }
     }
 
-    /// Waits for one that ends things.
-    pub async fn stop(&mut self) -> Ask {
-        let mut held = false;
-        let asked = loop {
-            match self.next().await {
-                Ask::Reload => held = true,
-                asked => break asked,
-            }
-        };
-        self.held = held;
-        asked
+    /// Does something that takes its time, but not longer than until it is told to leave; that is heard again later.
+    pub async fn unless_told(&mut self, work: impl Future<Output = ()>) {
+        tokio::select! {
+            () = work => {}
+            asked = self.stop() => self.held = Some(asked),
+        }
     }
 }
 

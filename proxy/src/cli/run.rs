@@ -8,6 +8,7 @@ use weir_control::Applier;
 
 use super::{check, fail};
 use crate::app::App;
+use crate::lifecycle::Signals;
 
 pub(super) fn main(file: &Path, filter: &str, json: bool, command: &[OsString]) -> ExitCode {
     raise_descriptors();
@@ -31,7 +32,10 @@ pub(super) fn main(file: &Path, filter: &str, json: bool, command: &[OsString]) 
         Err(error) => return fail(&format!("the control thread cannot start: {error}")),
     };
     let watched = (file != Path::new("-")).then(|| file.to_owned());
-    let served = runtime.block_on(async { App::start(applier, watched, level).await?.serve(command).await });
+    let served = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        App::start(applier, watched, level, &mut signals).await?.serve(command, signals).await
+    });
     // A second signal leaves workers behind; nothing may wait for them.
     runtime.shutdown_background();
     match served {

@@ -15,6 +15,7 @@ use weir_control::Applier;
 
 use crate::app::App;
 use crate::cli::{fail, start_logging};
+use crate::lifecycle::Signals;
 use backend::Backend;
 
 /// Runs the demo.
@@ -34,7 +35,8 @@ pub fn main(port: u16, rate: u32, json: bool) -> ExitCode {
             let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
             anyhow::anyhow!("the demo's configuration is wrong: {}", lines.join("; "))
         })?;
-        let app = App::start(applier, None, level).await?;
+        let mut signals = Signals::new()?;
+        let app = App::start(applier, None, level, &mut signals).await?;
         let address = app.address("demo").unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)));
         if !json {
             view::introduce(address, &text);
@@ -43,7 +45,7 @@ pub fn main(port: u16, rate: u32, json: bool) -> ExitCode {
             tokio::spawn(backend::load(address, rate));
         }
         let screen = tokio::spawn(view::run(Arc::clone(app.shared()), backends, json));
-        let served = app.serve(&[]).await.map(drop);
+        let served = app.serve(&[], signals).await.map(drop);
         screen.abort();
         let _ = screen.await;
         served

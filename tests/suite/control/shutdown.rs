@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use weir_tests::dns::{Dns, Say};
 use weir_tests::quick::Quick;
@@ -17,6 +18,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test("control::shutdown::the_deadline_cuts_what_never_ends", the_deadline_cuts_what_never_ends),
         test("control::shutdown::what_the_kernel_has_accepted_is_served", what_the_kernel_has_accepted_is_served),
         test("control::shutdown::a_name_that_hangs_does_not_delay_it", a_name_that_hangs_does_not_delay_it),
+        test("control::shutdown::signals_are_heard_from_the_start", signals_are_heard_from_the_start),
     ]
 }
 
@@ -177,13 +179,13 @@ clusters: {{ only: {{ endpoints: ['{}'] }} }}
         weir.signal(libc::SIGTERM);
         weir.signal(libc::SIGCONT);
         let mut lost = Vec::new();
-        for connection in &mut waiting {
+        for (number, connection) in waiting.iter_mut().enumerate() {
             match connection.response(false).await {
                 Ok(response) => same!(response.status, 200),
-                Err(error) => lost.push(error.to_string()),
+                Err(error) => lost.push((number, error.to_string())),
             }
         }
-        holds!(lost.is_empty(), "{} of 40 requests were lost: {:?}", lost.len(), lost[0]);
+        holds!(lost.is_empty(), "{} of 40 requests were lost: {lost:?}; {:#?}", lost.len(), weir.log());
         same!(weir.ended(Duration::from_secs(10)).await?, 0);
     }
     Ok(())
@@ -200,6 +202,32 @@ async fn a_name_that_hangs_does_not_delay_it() -> Result {
     let told = Instant::now();
     weir.signal(libc::SIGTERM);
     same!(weir.ended(Duration::from_secs(10)).await?, 0);
+    holds!(told.elapsed() < Duration::from_secs(2), "it took {:?}", told.elapsed());
+    Ok(())
+}
+
+/// A signal that comes while weir starts is neither its death nor forgotten.
+async fn signals_are_heard_from_the_start() -> Result {
+    let dns = Dns::start().await?;
+    dns.say("hangs.test", Say::Nothing);
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("weir.yaml");
+    let top = format!("shutdown: {{ min: 0s }}\ndns: {{ servers: ['{}'] }}", dns.address);
+    let cluster = "only: { endpoints: ['hangs.test:1'] }";
+    std::fs::write(&file, table(&top, "backends: [{ cluster: only }]", cluster))?;
+    let mut weir = tokio::process::Command::new(weir_tests::weir::binary());
+    weir.args(["run", "--json", "-c"]).arg(&file).stderr(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut weir = weir.spawn()?;
+    until("it waits for a name", async || !dns.asked().is_empty()).await?;
+    let told = Instant::now();
+    for signal in [libc::SIGHUP, libc::SIGTERM] {
+        // SAFETY: kill has no memory effects; the pid is of a child that has not been waited for.
+        same!(unsafe { libc::kill(i32::try_from(weir.id().ok_or("no pid")?)?, signal) }, 0);
+    }
+    let mut said = String::new();
+    weir.stderr.take().ok_or("no stderr")?.read_to_string(&mut said).await?;
+    same!(weir.wait().await?.code(), Some(0));
+    holds!(said.contains("\"drained\""), "{said}");
     holds!(told.elapsed() < Duration::from_secs(2), "it took {:?}", told.elapsed());
     Ok(())
 }
