@@ -164,7 +164,7 @@ impl Ratio {
     /// For a table.
     pub fn text(self) -> String {
         match self {
-            Self::Of(ratio) => format!("{ratio:.2}x"),
+            Self::Of(ratio) => format!("{ratio:.3}x"),
             Self::Disagree { least, most } => format!("rounds disagree ({least:.2}-{most:.2})"),
             Self::Nothing => "-".to_owned(),
         }

@@ -94,6 +94,19 @@ impl Work {
             work => work,
         }
     }
+
+    /// What it is about above all.
+    pub fn main_metric(self) -> Metric {
+        match self {
+            Self::Wrk { .. } | Self::H2load { .. } | Self::Exchange => Metric::CpuPerRequest,
+            Self::Bodies { .. } | Self::Stream => Metric::CpuPerGb,
+            Self::Fixed { .. } | Self::Reload { .. } => Metric::P99,
+            Self::Idle { .. } => Metric::PerConnection,
+            Self::Start => Metric::FirstAnswer,
+            Self::Burst { .. } => Metric::Kept,
+            Self::Soak => Metric::Growth,
+        }
+    }
 }
 
 /// Which request.

@@ -22,6 +22,7 @@ use crate::admin;
 use crate::balance::discovery::{Discovery, Follower};
 use crate::lifecycle::{self, Ask, Drain, Signals};
 use crate::listen::sockets::{self, Sockets};
+use crate::memory;
 use crate::observe::access_log::LogWriter;
 use crate::observe::metrics::Metrics;
 use crate::settings;
@@ -94,6 +95,7 @@ impl App {
         let told = app.sockets.commit(change);
         app.tell_workers(told).await;
         app.workers_have_begun().await?;
+        tokio::spawn(memory::tend());
         app.shared.ready.store(true, Ordering::Release);
         tracing::info!(workers = workers.count, source = workers.source, "ready");
         Ok(app)

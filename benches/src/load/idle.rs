@@ -19,7 +19,7 @@ pub fn allow(connections: u64) -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)?;
-    if limit.current.is_some_and(|limit| limit < connections * 2 + 1000) {
+    if limit.current.is_some_and(|limit| limit < connections + 500) {
         bail!("{connections} connections need more descriptors than `ulimit -Hn` allows");
     }
     Ok(())

@@ -125,7 +125,14 @@ async fn one(plan: Plan, mut sender: SendRequest<Full<Bytes>>, body: Bytes, due:
             None if due.over.get() => return,
             None => Instant::now(),
         };
-        let answered = exchange(&mut sender, plan, &body).await;
+        let mut answered = exchange(&mut sender, plan, &body).await;
+        if answered.as_ref().is_err_and(was_not_sent)
+            && let Ok(fresh) = connect(plan.port).await
+        {
+            // The proxy closed the connection while nothing was under way, as it may: every client asks again.
+            sender = fresh;
+            answered = exchange(&mut sender, plan, &body).await;
+        }
         let took = u64::try_from(moment.elapsed().as_micros()).unwrap_or(u64::MAX);
         {
             let mut found = found.borrow_mut();
@@ -144,6 +151,11 @@ async fn one(plan: Plan, mut sender: SendRequest<Full<Bytes>>, body: Bytes, due:
             }
         }
     }
+}
+
+/// Whether it is certain that nothing of a request has left.
+fn was_not_sent(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(|error| error.is_canceled() || error.is_closed())
 }
 
 async fn next(due: &Due) -> Option<Instant> {

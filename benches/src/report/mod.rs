@@ -38,6 +38,8 @@ pub struct Outcome {
     pub name: String,
     /// In one line.
     pub about: String,
+    /// What it is about above all.
+    pub main: Metric,
     /// Who did what.
     pub rows: Vec<Row>,
     /// What weir promises, and whether it held.
@@ -82,7 +84,8 @@ impl Row {
 impl Outcome {
     /// Judges what was found.
     pub fn new(scenario: &Scenario, rows: Vec<Row>) -> Self {
-        let mut outcome = Self { name: scenario.name.to_owned(), about: scenario.about.to_owned(), rows, verdicts: Vec::new() };
+        let (name, about, main) = (scenario.name.to_owned(), scenario.about.to_owned(), scenario.work.main_metric());
+        let mut outcome = Self { name, about, main, rows, verdicts: Vec::new() };
         outcome.verdicts = scenario.promises.iter().filter_map(|promise| outcome.judge(promise)).collect();
         outcome
     }
@@ -92,18 +95,18 @@ impl Outcome {
         self.rows.iter().find(|row| row.is_weir)
     }
 
-    /// The metrics that anybody has, in the order of the columns.
+    /// The metrics that anybody has, in the order of the columns: the main one first.
     pub fn metrics(&self) -> Vec<Metric> {
         let mut metrics: Vec<Metric> =
             self.rows.iter().flat_map(|row| row.rounds.iter()).flat_map(|round| round.keys().copied()).collect();
-        metrics.sort_unstable();
+        metrics.sort_unstable_by_key(|metric| (*metric != self.main, *metric));
         metrics.dedup();
         metrics
     }
 
-    /// The metric that the scenario is about: the first one.
+    /// The metric that the scenario is about, if anybody has it.
     pub fn main_metric(&self) -> Option<Metric> {
-        self.metrics().into_iter().next()
+        self.metrics().contains(&self.main).then_some(self.main)
     }
 
     /// How the first weir compares with a row.

@@ -9,7 +9,10 @@ use crate::figures::Metric;
 /// A scenario as a table, with its promises below.
 pub fn render(outcome: &Outcome) -> String {
     let metrics = columns(outcome);
-    let Some(main) = outcome.main_metric() else { return format!("{}: nothing was measured\n", outcome.name) };
+    let failures: String = failures(outcome).map(|(label, why)| format!("{label} failed: {why}\n")).collect();
+    let Some(main) = outcome.main_metric() else {
+        return format!("\n{}: nothing was measured\n{failures}", outcome.name);
+    };
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     let mut head = vec![String::new(), main.title().to_owned(), "spread".to_owned(), "weir / this".to_owned()];
@@ -19,15 +22,16 @@ pub fn render(outcome: &Outcome) -> String {
         table.add_row(cells(outcome, row, main, &metrics));
     }
     let mut text = format!("\n{}: {}\n{table}\n", outcome.name, outcome.about);
-    for row in &outcome.rows {
-        if let Some(why) = &row.failed {
-            text += &format!("{} failed: {why}\n", row.label);
-        }
-    }
+    text += &failures;
     for verdict in &outcome.verdicts {
         text += &format!("{} {}: {}\n", mark(verdict.held), verdict.promise, verdict.found);
     }
     text
+}
+
+/// Who has no figures, or no more, and why.
+fn failures(outcome: &Outcome) -> impl Iterator<Item = (&str, &str)> {
+    outcome.rows.iter().filter_map(|row| Some((row.label.as_str(), row.failed.as_deref()?)))
 }
 
 /// What is shown; the data have all of it.

@@ -101,7 +101,7 @@ impl Decoder {
         }
     }
 
-    /// How many bytes are to come at least, as far as it is known: what it pays to have room for.
+    /// How many bytes of the body are to come in a row at least, as far as it is known: what it pays to have room for.
     pub fn expects(&self) -> u64 {
         match self.state {
             State::Fixed(left) | State::ChunkData(left) => left,
@@ -124,6 +124,17 @@ impl Decoder {
             self.state = State::Done;
         }
         self.is_done()
+    }
+
+    /// So many of the bytes that [`Decoder::expects`] were taken past the buffer.
+    pub fn passed(&mut self, count: u64) {
+        self.state = match self.state {
+            State::Fixed(left) if left > count => State::Fixed(left - count),
+            State::Fixed(_) => State::Done,
+            State::ChunkData(left) if left > count => State::ChunkData(left - count),
+            State::ChunkData(_) => State::ChunkEnd,
+            state => state,
+        };
     }
 
     /// Takes the next piece from the front of `input`; `None` if more must come first.

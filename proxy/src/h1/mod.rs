@@ -12,6 +12,7 @@
 
 pub mod decode;
 pub mod encode;
+mod large;
 pub mod request;
 pub mod response;
 pub mod send;

@@ -5,27 +5,25 @@
 //! A connection with nothing to say holds no buffer.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::decode::{Decoder, Piece};
+use super::large::Large;
 use super::{Broken, encode};
 
 /// What one read takes at most, unless a large body is under way. Read on the stack and copied, so that the buffer that
 /// stays is as large as what came.
 const SMALL_READ: usize = 16 << 10;
-/// What one read takes of a large body, without a copy.
-const LARGE_READ: usize = 64 << 10;
 /// The most bytes of informational responses that wait for a slow reader; more are dropped, as they may be.
 const MAX_QUEUED: usize = 16 << 10;
 /// The most that is read ahead of a caller who is being answered.
@@ -136,12 +134,8 @@ impl Wire {
     pub fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut unread = self.unread.borrow_mut();
         let mut stream = self.stream.borrow_mut();
-        if self.decoder.borrow().expects() > (unread.len() + SMALL_READ) as u64 {
-            unread.reserve(LARGE_READ);
-            return pin!(stream.read_buf(&mut *unread)).poll(cx);
-        }
         if unread.is_empty() && unread.capacity() > SMALL_READ {
-            // What a large body left behind is not kept while nothing comes.
+            // What much read ahead left behind is not kept while nothing comes.
             *unread = BytesMut::new();
         }
         let mut scratch = [MaybeUninit::uninit(); SMALL_READ];
@@ -198,6 +192,25 @@ impl Wire {
         Poll::Ready(Ok(buf.filled().len()))
     }
 
+    /// Takes a piece of a large body straight from the socket, if that is what comes next. Nothing is held while nothing
+    /// comes.
+    fn poll_large(&self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Bytes>>> {
+        let expected = self.decoder.borrow().expects();
+        if expected <= SMALL_READ as u64 || !self.is_empty() {
+            return None;
+        }
+        let mut large = Large::take()?;
+        let room = large.room();
+        let most = usize::try_from(expected).unwrap_or(usize::MAX).min(room.len());
+        let mut buf = ReadBuf::new(&mut room[..most]);
+        let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut buf);
+        let filled = buf.filled().len();
+        Some(read.map_ok(|()| {
+            self.decoder.borrow_mut().passed(filled as u64);
+            large.freeze(filled)
+        }))
+    }
+
     /// Takes the next piece of the body.
     fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Result<Piece, Broken>> {
         loop {
@@ -208,6 +221,11 @@ impl Wire {
             if self.awaits_continue.get() && !self.answering.get() && self.is_empty() {
                 self.awaits_continue.set(false);
                 self.inform(StatusCode::CONTINUE, &HeaderMap::new());
+            }
+            if let Some(read) = self.poll_large(cx) {
+                let data = ready!(read)?;
+                self.awaits_continue.set(false);
+                return if data.is_empty() { Poll::Ready(Err(Broken::Ended)) } else { Poll::Ready(Ok(Piece::Data(data))) };
             }
             if ready!(self.poll_fill(cx))? == 0 {
                 let whole = self.decoder.borrow_mut().may_end_here();
