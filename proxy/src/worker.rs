@@ -14,7 +14,8 @@ use crate::state::{Message, Shared, Worker};
 
 /// Runs a worker on this thread until it has drained.
 pub fn run(id: usize, shared: Arc<Shared>, mailbox: mpsc::Receiver<Message>) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().event_interval(256).enable_all().build_local(Default::default())?;
     runtime.block_on(serve(id, shared, mailbox));
     Ok(())
 }

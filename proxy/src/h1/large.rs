@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 /// What one read takes of a large body. Less costs more calls, more no longer fits the caches.
-const SIZE: usize = 64 << 10;
+const SIZE: usize = 128 << 10;
 /// How many there may be in the process: 16 MiB.
-const MAX: usize = 256;
+const MAX: usize = 128;
 /// How many each thread keeps for the next reads.
 const MAX_SPARE: usize = 2;
 
