@@ -99,6 +99,11 @@ impl Contestant {
         }
     }
 
+    /// Its configuration, with its files in `dir`; its own port, its admin's and the origin's.
+    pub fn config(&self, shape: Shape, names: &Names, dir: &Path, [port, admin, origin]: [u16; 3]) -> String {
+        Files { dir: dir.to_owned(), port, admin, origin }.fill(self, shape, names)
+    }
+
     fn template(&self, shape: Shape) -> &'static str {
         match (self.kind, shape) {
             (Kind::Weir, Shape::Tcp) => include_str!("../configs/weir/tcp.yaml"),
