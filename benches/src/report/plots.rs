@@ -129,6 +129,7 @@ pub fn latencies(outcome: &Outcome) -> Result<Option<String>> {
             .x_labels(4)
             .x_label_formatter(&label)
             .y_desc("ms")
+            .y_labels(12)
             .y_label_formatter(&|value| format!("{value}"))
             .label_style(("sans-serif", 14).into_font().color(&INK))
             .axis_desc_style(("sans-serif", 14).into_font().color(&INK))

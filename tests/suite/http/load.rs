@@ -1,10 +1,14 @@
 //! Many requests at once, from tools that other people wrote, and how many connections they cost upstream.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Response;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 use tokio::process::Command;
 use tokio::sync::Barrier;
 use weir_tests::origin::full;
@@ -19,7 +23,45 @@ pub fn trials() -> Vec<Trial> {
         test("http::load::one_http2_connection_carries_all", one_connection_carries_all),
         test("http::load::streams_beyond_the_peers_limit_open_connections", beyond_the_limit),
         test("http::load::the_limit_holds_on_a_fresh_connection", beyond_the_limit_at_once),
+        test("http::load::many_slow_readers_cost_little_and_leave_nothing", many_slow_readers),
     ]
+}
+
+/// Hundreds of large answers that nobody reads: each costs a small buffer, and when they are gone the memory is given back.
+async fn many_slow_readers() -> Result {
+    const MANY: usize = 400;
+    const MIB: u64 = 1 << 20;
+    let large = Bytes::from(vec![b'x'; 1 << 20]);
+    let origin = Origin::start(move |_| {
+        let large = large.clone();
+        async { Response::new(full(large)) }
+    })
+    .await?;
+    let weir = Weir::start(&wire::to(origin.address, Version::One)).await?;
+    let idle = weir.rss()?;
+    let mut callers = Vec::new();
+    for _ in 0..MANY {
+        let socket = TcpSocket::new_v4()?;
+        // The kernel takes little of it off weir's hands.
+        socket.set_recv_buffer_size(4096)?;
+        let mut caller = socket.connect(weir.address("out")).await?;
+        caller.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await?;
+        callers.push(caller);
+    }
+    until("all are at the origin", async || origin.count() == MANY).await?;
+    let before = Cell::new(0);
+    until("nothing moves any more", async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = weir.rss().unwrap_or(0);
+        before.replace(now) == now
+    })
+    .await?;
+    let grown = weir.rss()?.saturating_sub(idle);
+    // 16 MiB in large buffers, and for each of the others one of 16 KiB and what a connection costs.
+    holds!(grown < 40 * MIB, "{MANY} slow readers cost {grown} bytes");
+    holds!(grown > 4 * MIB, "they were slow: {grown} bytes");
+    drop(callers);
+    until("the memory is given back", async || weir.rss().is_ok_and(|now| now * 2 < idle * 3)).await
 }
 
 async fn h2load() -> Result {
