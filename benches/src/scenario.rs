@@ -201,7 +201,7 @@ impl Scenario {
     pub fn time(&self, asked: Duration) -> Duration {
         match self.work {
             // The shares of a slow tail need requests to show.
-            Work::Fixed { .. } | Work::Reload { .. } => asked.max(Duration::from_secs(3)),
+            Work::Fixed { .. } | Work::Reload { .. } => asked.max(Duration::from_secs(2)),
             _ => asked,
         }
     }
