@@ -171,10 +171,10 @@ impl Ratio {
     }
 }
 
-/// The share of requests that failed.
+/// How many requests failed, for each that is answered in a second.
 fn failures(round: &Round) -> f64 {
     let errors = round.get(&Metric::Errors).copied().unwrap_or(0.0);
-    // A round without a rate counts connections, of which none may fail.
+    // A round without a rate has few requests or connections, of which none may fail.
     let requests = round.get(&Metric::Rate).copied().unwrap_or(1.0).max(1.0);
     errors / requests
 }

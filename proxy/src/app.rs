@@ -127,6 +127,8 @@ impl App {
         let mut drain = None;
         let (patient, exit) = loop {
             let event = tokio::select! {
+                // A signal first: one that was held is not heard by whatever is begun before it.
+                biased;
                 asked = signals.next() => Event::Asked(asked),
                 text = changed(&mut file) => Event::Text(text),
                 Some(asked) = self.asked.recv() => Event::Asked(asked),
