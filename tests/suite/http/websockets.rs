@@ -14,7 +14,7 @@ use tokio::process::Command;
 use weir_tests::peers::Peer;
 use weir_tests::programs::reserve;
 use weir_tests::raw::Connection;
-use weir_tests::script::Script;
+use weir_tests::script::{self, Script};
 use weir_tests::wire::{Version, to};
 use weir_tests::{Result, Trial, Weir, holds, raw, same, test, test_with, until};
 
@@ -123,6 +123,14 @@ fn consent(head: &str) -> String {
     )
 }
 
+/// The next connection's WebSocket is agreed to; the answer's head ends with `rest`.
+async fn consents(script: &Script, rest: &str) -> Result<(script::Peer, String)> {
+    let mut peer = script.accept().await?;
+    let head = peer.head().await?;
+    peer.send(consent(&head).replace("\r\n\r\n", &format!("\r\n{rest}"))).await?;
+    Ok((peer, head))
+}
+
 const LARGE: usize = 3 << 20;
 
 async fn http2_to_http1() -> Result {
@@ -130,13 +138,7 @@ async fn http2_to_http1() -> Result {
     // Also where the cluster is one of HTTP/1 by itself.
     let weir = Weir::start(&to(script.address, Version::One)).await?;
     let mut caller = Caller::open(weir.address("out")).await?;
-    let upstream = async {
-        let mut peer = script.accept().await?;
-        let head = peer.head().await?;
-        peer.send(consent(&head)).await?;
-        weir_tests::Result::<_>::Ok((peer, head))
-    };
-    let (opened, upstream) = tokio::join!(caller.websocket(), upstream);
+    let (opened, upstream) = tokio::join!(caller.websocket(), consents(&script, "\r\n"));
     let ((response, mut stream), (mut peer, head)) = (opened?, upstream?);
     holds!(head.starts_with("GET /chat?room=1 HTTP/1.1\r\n"), "{head}");
     for (name, value) in [("host", "shop"), ("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")]
@@ -393,14 +395,8 @@ async fn lengths_stay_behind() -> Result {
     let script = Script::listen().await?;
     let weir = Weir::start(&to(script.address, Version::One)).await?;
     let mut caller = Caller::open(weir.address("out")).await?;
-    let upstream = async {
-        let mut peer = script.accept().await?;
-        let head = peer.head().await?;
-        peer.send(consent(&head).replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\nhello")).await?;
-        weir_tests::Result::<_>::Ok(peer)
-    };
-    let (opened, upstream) = tokio::join!(caller.websocket(), upstream);
-    let ((_, mut stream), _peer) = (opened?, upstream?);
+    let (opened, upstream) = tokio::join!(caller.websocket(), consents(&script, "Content-Length: 0\r\n\r\nhello"));
+    let ((_, mut stream), (_peer, _)) = (opened?, upstream?);
     same!(stream.exactly(5).await?, b"hello");
     Ok(())
 }
