@@ -104,11 +104,13 @@ fn weighted_pick(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn correlation(bencher: Bencher<'_, '_>) {
+    use weir::http::correlation;
     let headers = headers();
     let mut random = fastrand::Rng::with_seed(1);
+    let mut room = bytes::BytesMut::new();
     bencher.bench_local(|| {
         let mut headers = headers.clone();
-        weir::http::correlation::ensure(&mut headers, false, true, || weir::http::correlation::fresh_id(1, random.u128(..)))
+        correlation::ensure(&mut headers, false, true, || correlation::fresh_id(1, random.u128(..), &mut room))
     });
 }
 

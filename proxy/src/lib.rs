@@ -25,6 +25,7 @@ pub mod policy;
 pub mod proxy_protocol;
 pub mod respond;
 pub mod settings;
+pub mod slots;
 pub mod state;
 pub mod tcp;
 pub mod tunnel;

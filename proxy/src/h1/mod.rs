@@ -16,6 +16,7 @@ mod large;
 pub mod request;
 pub mod response;
 pub mod send;
+pub mod spare;
 pub mod spelling;
 pub mod wire;
 

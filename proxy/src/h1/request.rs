@@ -7,11 +7,11 @@ use std::mem::MaybeUninit;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Uri, Version};
+use http::{Method, Uri, Version};
 use memchr::memmem;
 
 use super::spelling::Spelling;
-use super::{Framing, Limits, STACK_FIELDS};
+use super::{Framing, Limits, STACK_FIELDS, spare};
 use crate::error::BadRequest;
 
 /// A request without its body.
@@ -199,13 +199,13 @@ fn judge(head: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<RequestHead
     if found.upgrade && framing != Framing::None {
         return Err(BadRequest::UpgradeBody);
     }
-    let (mut parts, ()) = Request::new(()).into_parts();
+    let mut parts = spare::head();
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BadRequest::Syntax)?;
     parts.uri = uri;
     parts.version = if old { Version::HTTP_10 } else { Version::HTTP_11 };
     parts.headers = headers(head, parsed.headers).ok_or(BadRequest::HeaderCount)?;
     Ok(RequestHead {
-        head: Box::new(parts),
+        head: parts,
         framing,
         spelling: Spelling::of(head, parsed.headers, ""),
         keep_alive: if old { found.keep_alive && !found.close } else { !found.close },
@@ -229,7 +229,8 @@ fn framing(found: &Found<'_>, old: bool) -> Result<Framing, BadRequest> {
 /// The fields as a header map; `None` if there are more than it holds. Names and values were checked by httparse; what
 /// the map's own types would refuse beyond that does not exist, and is left out.
 pub(super) fn headers(head: &Bytes, fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(fields.len() + 4);
+    // Most messages get a field or two on their way.
+    let mut headers = spare::headers(fields.len() + 2);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 
 use super::encode::{self, Coding};
+use super::spare;
 use super::wire::Wire;
 use crate::clock::Paced;
 
@@ -160,6 +161,12 @@ struct Outbox {
     written: u64,
     /// The peer has not taken all of it.
     blocked: bool,
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        spare::give_bytes(std::mem::take(&mut self.small));
+    }
 }
 
 impl Outbox {

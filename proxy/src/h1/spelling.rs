@@ -62,7 +62,7 @@ impl<'s> Reader<'s> {
         for (number, at) in numbered.chain(before.iter().enumerate()) {
             if at.1 as usize == name.len() {
                 let spelled = self.spelling.part(*at);
-                if spelled.eq_ignore_ascii_case(name.as_bytes()) {
+                if is_spelling_of(spelled, name.as_bytes()) {
                     self.next = number + 1;
                     return spelled;
                 }
@@ -72,9 +72,61 @@ impl<'s> Reader<'s> {
     }
 }
 
+/// Whether `spelled` is `name`, which is as long and in lower case. By words and not by bytes: every field of every
+/// message is asked.
+fn is_spelling_of(spelled: &[u8], name: &[u8]) -> bool {
+    let (words, rest) = spelled.as_chunks::<8>();
+    let (name_words, name_rest) = name.as_chunks::<8>();
+    if let (Some(last), Some(name_last)) = (spelled.last_chunk::<8>(), name.last_chunk::<8>()) {
+        // The last word overlaps the one before it, which is as good as a rest.
+        words.iter().zip(name_words).all(|(a, b)| is_same_word(*a, *b)) && is_same_word(*last, *name_last)
+    } else {
+        rest.eq_ignore_ascii_case(name_rest)
+    }
+}
+
+/// Whether the bytes differ in the case of letters at most.
+fn is_same_word(spelled: [u8; 8], name: [u8; 8]) -> bool {
+    let name = u64::from_le_bytes(name);
+    let mut differs = u64::from_le_bytes(spelled) ^ name;
+    if differs & !0x2020_2020_2020_2020 != 0 {
+        return false;
+    }
+    while differs != 0 {
+        let byte = (name >> (differs.trailing_zeros() & !7)) as u8;
+        if !byte.is_ascii_lowercase() {
+            return false;
+        }
+        differs &= differs - 1;
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn case_is_all_that_may_differ() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let bytes = b"abcxyz019-_~^`{@[!";
+        let mut same = 0;
+        for _ in 0..20_000 {
+            let length = random.usize(0..30);
+            let name: Vec<u8> = (0..length).map(|_| bytes[random.usize(..bytes.len())].to_ascii_lowercase()).collect();
+            let mut spelled: Vec<u8> = name.iter().map(|b| if random.bool() { b.to_ascii_uppercase() } else { *b }).collect();
+            if random.bool()
+                && let Some(byte) = spelled.get_mut(random.usize(..30))
+            {
+                // Where 0x20 is no letter's case.
+                *byte ^= 0x20;
+            }
+            let expected = spelled.eq_ignore_ascii_case(&name);
+            same += u32::from(expected);
+            assert_eq!(is_spelling_of(&spelled, &name), expected, "{spelled:?} {name:?}");
+        }
+        assert!((5_000..19_000).contains(&same), "{same}");
+    }
 
     fn spelling(head: &'static str) -> Spelling {
         let bytes = Bytes::from_static(head.as_bytes());

@@ -19,7 +19,11 @@ use crate::upstream::body::{BodyError, RequestBody, Source};
 
 /// A response body on its way to the caller. It carries what must last as long as the response: the record and the
 /// upstream connection; and how the head before it was spelled.
-pub struct ResponseBody {
+///
+/// Boxed, for it is handed on often, and large.
+pub struct ResponseBody(Box<State>);
+
+struct State {
     source: Source,
     /// The request's body, which may still be on its way.
     request: RequestBody,
@@ -46,7 +50,7 @@ impl ResponseBody {
     /// A body weir makes itself.
     pub fn own(bytes: Bytes, record: Record) -> Self {
         let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
-        Self {
+        Self(Box::new(State {
             source,
             request: RequestBody::none(),
             clocks: None,
@@ -56,15 +60,15 @@ impl ResponseBody {
             ends_in_status: false,
             is_tunnel: false,
             tunnel: None,
-        }
+        }))
     }
 
     /// Without its content: the answer to HEAD, 204 and 304 have none, though a length may be told.
     pub fn without_content(&mut self) {
-        if !self.source.is_end() {
-            self.source = Source::Empty;
+        if !self.0.source.is_end() {
+            self.0.source = Source::Empty;
             // Whatever the upstream would still send is not wanted.
-            self.lease = None;
+            self.0.lease = None;
         }
         self.end();
     }
@@ -72,28 +76,28 @@ impl ResponseBody {
     /// No body, but a tunnel after the head.
     pub fn tunnel(spelling: Spelling, record: Record, lease: Lease, tunnel: Tunnel) -> Self {
         let mut body = Self::own(Bytes::new(), record);
-        body.lease = Some(lease);
-        body.spelling = spelling;
-        body.is_tunnel = true;
-        body.tunnel = Some(Box::new(tunnel));
+        body.0.lease = Some(lease);
+        body.0.spelling = spelling;
+        body.0.is_tunnel = true;
+        body.0.tunnel = Some(Box::new(tunnel));
         body
     }
 
     /// What the tunnel connects, if this is one.
     pub fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
-        self.tunnel.take()
+        self.0.tunnel.take()
     }
 
     /// The tunnel is over.
     pub fn carried(mut self, carried: Carried) {
-        self.record.carried(carried.up, carried.down, carried.fault);
+        self.0.record.carried(carried.up, carried.down, carried.fault);
     }
 
     /// A body from an upstream.
     pub fn upstream(source: Source, spelling: Spelling, record: Record, request: RequestBody, lease: Lease) -> Self {
         let mut body = Self::own(Bytes::new(), record);
-        (body.source, body.request, body.spelling, body.lease) = (source, request, spelling, Some(lease));
-        if body.source.is_end() {
+        (body.0.source, body.0.request, body.0.spelling, body.0.lease) = (source, request, spelling, Some(lease));
+        if body.0.source.is_end() {
             // Nothing to wait for: the connection may serve somebody else at once.
             body.finish_upstream();
         }
@@ -103,60 +107,60 @@ impl ResponseBody {
     /// Ends it when these run out.
     #[must_use]
     pub fn timed(mut self, clocks: Clocks) -> Self {
-        self.clocks = Some(clocks);
+        self.0.clocks = Some(clocks);
         self
     }
 
     /// How the response's head was spelled.
     pub fn take_spelling(&mut self) -> Spelling {
-        std::mem::take(&mut self.spelling)
+        std::mem::take(&mut self.0.spelling)
     }
 
     /// Ends a gRPC response that breaks off with a status instead of a reset; for callers on HTTP/2.
     #[must_use]
     pub fn ending_in_status(mut self) -> Self {
-        self.ends_in_status = self.record.grpc;
+        self.0.ends_in_status = self.0.record.grpc;
         self
     }
 
     /// Whether weir made it.
     pub fn is_own(&self) -> bool {
-        matches!(self.source, Source::Full(_))
+        matches!(self.0.source, Source::Full(_))
     }
 
     /// Why the request failed, if it did.
     pub fn fault(&self) -> Option<Fault> {
-        self.record.fault
+        self.0.record.fault
     }
 
     /// Marks the record as failed, for example because the response could not be sent.
     pub fn fail(&mut self, fault: Fault) {
-        self.record.fault.get_or_insert(fault);
+        self.0.record.fault.get_or_insert(fault);
     }
 
     fn finish_upstream(&mut self) {
-        if let Some(lease) = self.lease.take() {
+        if let Some(lease) = self.0.lease.take() {
             lease.finished();
         }
     }
 
     fn end(&mut self) {
         self.finish_upstream();
-        self.record.complete();
+        self.0.record.complete();
     }
 
     fn broken(&mut self, error: &BodyError) -> Fault {
         // Where the caller's body broke off first, the upstream only followed.
-        let fault = self.request.failed().unwrap_or_else(|| error.upstreams_fault());
+        let fault = self.0.request.failed().unwrap_or_else(|| error.upstreams_fault());
         self.fail(fault);
         // Dropped, not finished: the connection is of no more use.
-        self.lease = None;
+        self.0.lease = None;
         fault
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
         if let Some(status) = grpc_status(trailers) {
-            self.record.grpc_status = Some(status);
+            self.0.record.grpc_status = Some(status);
         }
     }
 }
@@ -171,15 +175,15 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut frame = match self.source.poll_frame(cx) {
+        let mut frame = match self.0.source.poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => Some(Err(ready!(self.poll_stalled(0, cx)))),
         };
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    self.record.bytes_out += data.len() as u64;
-                    if self.source.is_end() {
+                    self.0.record.bytes_out += data.len() as u64;
+                    if self.0.source.is_end() {
                         // Whoever reads the response may be slow; the upstream need not wait for that.
                         self.finish_upstream();
                     }
@@ -187,14 +191,14 @@ impl Body for ResponseBody {
                     trailers.remove(&crate::respond::WEIR_ERROR);
                     self.trailers(trailers);
                     // Nothing follows trailers, and codecs do not ask.
-                    self.source = Source::Empty;
+                    self.0.source = Source::Empty;
                     self.end();
                 }
             }
             Some(Err(error)) => {
                 let fault = self.broken(error);
-                if self.ends_in_status {
-                    self.source = Source::Empty;
+                if self.0.ends_in_status {
+                    self.0.source = Source::Empty;
                     let trailers = crate::respond::grpc_trailers(fault);
                     self.trailers(&trailers);
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
@@ -206,19 +210,19 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end()
+        self.0.source.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.source.size_hint()
+        self.0.source.size_hint()
     }
 }
 
 impl Paced for ResponseBody {
     fn poll_stalled(&mut self, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let progress = sent + self.record.bytes_out;
-        let Some(clocks) = &mut self.clocks else { return Poll::Pending };
-        let fault = expired(ready!(clocks.poll(progress, self.request.heard(), cx)));
+        let progress = sent + self.0.record.bytes_out;
+        let Some(clocks) = &mut self.0.clocks else { return Poll::Pending };
+        let fault = expired(ready!(clocks.poll(progress, self.0.request.heard(), cx)));
         self.fail(fault);
         Poll::Ready(BodyError::Cut(fault))
     }
@@ -227,9 +231,9 @@ impl Paced for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A codec that knows the length stops polling at the last byte and never sees the end.
-        if !self.record.is_complete() && self.record.fault.is_none() && self.source.is_end() && !self.is_tunnel {
+        if !self.0.record.is_complete() && self.0.record.fault.is_none() && self.0.source.is_end() && !self.0.is_tunnel {
             self.end();
         }
-        self.record.bytes_in += self.request.bytes();
+        self.0.record.bytes_in += self.0.request.bytes();
     }
 }

@@ -132,7 +132,8 @@ fn an_untrusted_peers_trace_is_forgotten() {
 
 #[test]
 fn fresh_ids_are_uuid_v7() {
-    let id = fresh_id(0x0189_0a5d_ac96, u128::MAX);
+    let mut room = BytesMut::new();
+    let id = fresh_id(0x0189_0a5d_ac96, u128::MAX, &mut room);
     assert_eq!(id, "01890a5d-ac96-7fff-bfff-ffffffffffff");
-    assert_ne!(fresh_id(1, 2), fresh_id(1, 3));
+    assert_ne!(fresh_id(1, 2, &mut room), fresh_id(1, 3, &mut room));
 }

@@ -24,6 +24,7 @@ use crate::error::Fault;
 use crate::h1::encode::{self, Coding, Recipient};
 use crate::h1::request::{RequestHead, Scanner, read};
 use crate::h1::send::{SendError, Sender};
+use crate::h1::spare;
 use crate::h1::wire::Wire;
 use crate::h1::{Framing, Limits};
 use crate::opening::{Patience, has_said_something};
@@ -41,16 +42,16 @@ const MAX_LINGER_BYTES: usize = 256 << 10;
 const MAX_LINGER: Duration = Duration::from_secs(1);
 /// A refusal and the lingering after it take no longer than this: a peer that does not read would keep it for ever.
 const MAX_GOODBYE: Duration = Duration::from_secs(5);
-/// A usual head fits; a longer one grows.
-const USUAL_HEAD: usize = 1024;
 
 /// Serves the connection to its end. `begun` was read from the stream already.
 pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut, member: Member) {
     let configured = connection.listener.limits();
     let limits = Limits { header_bytes: configured.header_bytes, header_count: configured.header_count };
+    let mut patience = Patience::new(&connection.worker.alarms, &configured);
     let wire = Wire::new(stream, begun);
     let mut scanner = Scanner::default();
-    let mut patience = Patience::new(&connection.worker.alarms, &configured);
+    let member = Rc::new(member);
+    let slots = connection.worker.slots.of();
     let end = loop {
         let head = match poll_fn(|cx| next(&wire, &mut scanner, limits, &member, &mut patience, cx)).await {
             Ok(Some(head)) => head,
@@ -58,19 +59,17 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMu
             Err(fault) => break End::Refused(fault),
         };
         patience.restart();
-        let recipient = Recipient::of(&head);
-        let framing = head.framing;
-        // Boxed, so that a connection between two requests is small; one after the other, so that neither is large.
-        let handled = Box::pin(handle(&connection, &wire, head, limits, &member)).await;
-        let Some(mut response) = handled else { break End::Gone };
-        if let Some(found) = response.body_mut().take_tunnel() {
-            Box::pin(tunnel(&connection, &wire, response, found.upstream, recipient, &member)).await;
-            break End::Gone;
-        }
-        if let Some(end) = Box::pin(answer(&wire, response, framing, recipient, &member)).await {
+        // In a slot, so that a connection between two requests is small.
+        let turn = turn(Rc::clone(&connection), Rc::clone(&wire), head, limits, Rc::clone(&member));
+        if let Some(end) = slots.run(turn).await {
             break end;
         }
     };
+    finish(&connection, &wire, end).await;
+}
+
+/// Ends the connection so that what was said last arrives.
+async fn finish(connection: &Rc<Connection>, wire: &Wire, end: End) {
     if wire.is_malformed() || matches!(end, End::Refused(Fault::BadRequest(_))) {
         connection.listener.shard.malformed.add(1);
     }
@@ -79,9 +78,22 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMu
         // A reset is all that tells a caller of HTTP/1.0 that a body is not whole.
         End::Reset => drop(wire.with_stream(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)))),
         End::Quiet | End::Refused(_) => {
-            let _ = tokio::time::timeout(MAX_GOODBYE, goodbye(&connection, &wire, &end)).await;
+            // Boxed, for the connection is held the longer by far without it.
+            let _ = Box::pin(tokio::time::timeout(MAX_GOODBYE, goodbye(connection, wire, &end))).await;
         }
     }
+}
+
+/// One request and its response. Gives the connection's end, if that has come.
+async fn turn(connection: Rc<Connection>, wire: Rc<Wire>, head: RequestHead, limits: Limits, member: Rc<Member>) -> Option<End> {
+    let recipient = Recipient::of(&head);
+    let framing = head.framing;
+    let Some(mut response) = handle(&connection, &wire, head, limits, &member).await else { return Some(End::Gone) };
+    if let Some(found) = response.body_mut().take_tunnel() {
+        Box::pin(tunnel(&connection, &wire, response, found.upstream, recipient, &member)).await;
+        return Some(End::Gone);
+    }
+    answer(&wire, response, framing, recipient, &member).await
 }
 
 /// How a connection ends.
@@ -154,24 +166,12 @@ async fn handle(
 /// Sends the response, and decides whether the connection stays.
 async fn answer(
     wire: &Wire,
-    mut response: Response<ResponseBody>,
+    response: Response<ResponseBody>,
     framing: Framing,
-    mut recipient: Recipient,
+    recipient: Recipient,
     member: &Member,
 ) -> Option<End> {
-    let refused = response.body().fault().is_some_and(Fault::closes_connection);
-    // An upload whose response is complete is given up, or goes on alone; a large one is not worth waiting for.
-    let outlived = response.body().is_end_stream() && !wire.is_done() && is_large(wire);
-    recipient.keep_alive &= !refused && !outlived && !member.is_draining() && !is_stuck(wire, framing);
-    wire.answer();
-    let spelling = response.body_mut().take_spelling();
-    let mut bytes = Vec::with_capacity(USUAL_HEAD);
-    let coding = encode::response(&mut bytes, &response, &spelling, &response.body().size_hint(), recipient);
-    let mut body = response.into_body();
-    if coding == Coding::None {
-        body.without_content();
-    }
-    let mut sender = Sender::new(bytes, body, coding);
+    let (mut sender, coding, keep_alive) = begin(wire, response, framing, recipient, member);
     let sent = poll_fn(|cx| {
         member.watch(cx);
         match sender.poll(wire, cx) {
@@ -194,12 +194,36 @@ async fn answer(
         Some(Err(SendError::Io(_))) | None => return Some(End::Gone),
     }
     drop(sender);
-    let stays = recipient.keep_alive && coding != Coding::UntilClose;
+    let stays = keep_alive && coding != Coding::UntilClose;
     if stays && framing == Framing::None {
         return None;
     }
     // Boxed, for most requests have no body, and it would make every one larger.
     Box::pin(settle(wire, framing, stays, member)).await
+}
+
+/// Begins to answer. Gives what sends the response, how its body leaves, and whether the connection may stay.
+fn begin(
+    wire: &Wire,
+    mut response: Response<ResponseBody>,
+    framing: Framing,
+    mut recipient: Recipient,
+    member: &Member,
+) -> (Sender<ResponseBody>, Coding, bool) {
+    let refused = response.body().fault().is_some_and(Fault::closes_connection);
+    // An upload whose response is complete is given up, or goes on alone; a large one is not worth waiting for.
+    let outlived = response.body().is_end_stream() && !wire.is_done() && is_large(wire);
+    recipient.keep_alive &= !refused && !outlived && !member.is_draining() && !is_stuck(wire, framing);
+    wire.answer();
+    let spelling = response.body_mut().take_spelling();
+    let mut bytes = spare::bytes();
+    let coding = encode::response(&mut bytes, &response, &spelling, &response.body().size_hint(), recipient);
+    let (head, mut body) = response.into_parts();
+    spare::give_headers(head.headers);
+    if coding == Coding::None {
+        body.without_content();
+    }
+    (Sender::new(bytes, body, coding), coding, recipient.keep_alive)
 }
 
 /// Says that the connection is a tunnel now, and carries what goes through it.
@@ -214,7 +238,7 @@ async fn tunnel(
     wire.answer();
     recipient.switches = true;
     let spelling = response.body_mut().take_spelling();
-    let mut bytes = Vec::with_capacity(USUAL_HEAD);
+    let mut bytes = spare::bytes();
     encode::response(&mut bytes, &response, &spelling, &SizeHint::with_exact(0), recipient);
     let sent = tokio::time::timeout(MAX_GOODBYE, write_all(wire, &bytes)).await;
     if sent.is_ok_and(|sent| sent.is_ok()) {

@@ -1,6 +1,6 @@
 //! Headers that belong to one connection and end there (RFC 9110, section 7.6.1).
 
-use http::header::{CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 
 use super::seen::Seen;
 
@@ -29,9 +29,16 @@ pub fn remove_seen(headers: &mut HeaderMap, seen: Seen) {
 
 /// Removes `connection` and what it names.
 fn remove_connection(headers: &mut HeaderMap) {
-    if let http::header::Entry::Occupied(connection) = headers.entry(CONNECTION) {
-        let fields: Vec<HeaderValue> = connection.remove_entry_mult().1.collect();
-        fields.iter().for_each(|field| remove_named(headers, field));
+    match headers.entry(CONNECTION) {
+        Entry::Vacant(_) => {}
+        Entry::Occupied(connection) if connection.iter().nth(1).is_none() => {
+            let field = connection.remove();
+            remove_named(headers, &field);
+        }
+        Entry::Occupied(connection) => {
+            let fields: Vec<HeaderValue> = connection.remove_entry_mult().1.collect();
+            fields.iter().for_each(|field| remove_named(headers, field));
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use super::{forwarding, hop, logged};
 use crate::balance::cluster::ClusterState;
 use crate::clock::{Alarm, Clocks};
 use crate::error::{BadRequest, Fault};
+use crate::h1::spare;
 use crate::h1::spelling::Spelling;
 use crate::observe::Record;
 use crate::observe::record::LogEntry;
@@ -117,7 +118,7 @@ fn correlate(connection: &Connection, headers: &mut HeaderMap, seen: Seen) -> Co
 
 pub(super) fn fresh_id(worker: &Worker) -> HeaderValue {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    correlation::fresh_id(u64::try_from(millis).unwrap_or(u64::MAX), worker.draw_wide())
+    correlation::fresh_id(u64::try_from(millis).unwrap_or(u64::MAX), worker.draw_wide(), &mut worker.ids.borrow_mut())
 }
 
 /// What to do with a request, decided.
@@ -395,6 +396,7 @@ impl Forward {
         };
         let mut report = Report::default();
         let ended = attempts::run(&connection.worker, &mut job, &mut clocks, &mut report).await;
+        spare::give_head(job.head);
         record.tried(report.attempts, report.denied, report.upstream);
         match ended {
             Ok(answer) => {

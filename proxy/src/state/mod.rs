@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use weir_control::{Status, Store};
 
@@ -25,6 +26,7 @@ use crate::balance::discovery::Discovery;
 use crate::clock::Alarms;
 use crate::observe::access_log::{LogHandle, LogWriter};
 use crate::observe::metrics::Metrics;
+use crate::slots::Slots;
 use crate::tunnel::Tools;
 use crate::tunnel::splice::Pipes;
 use listener::ListenerState;
@@ -133,6 +135,10 @@ pub struct Worker {
     pub alarms: Rc<Alarms>,
     /// Pipes for tunnels.
     pub pipes: Rc<Pipes>,
+    /// Room for correlation IDs.
+    pub ids: RefCell<BytesMut>,
+    /// Room for the futures of HTTP/1 requests.
+    pub slots: Slots,
     /// Bytes of request bodies that are kept to be sent again.
     pub kept: Rc<Cell<usize>>,
 }
@@ -154,6 +160,8 @@ impl Worker {
             log: RefCell::default(),
             alarms: Rc::default(),
             pipes: Rc::default(),
+            ids: RefCell::default(),
+            slots: Slots::default(),
             kept: Rc::default(),
         });
         worker.adopt();

@@ -24,6 +24,7 @@ use crate::error::Fault;
 use crate::h1::encode::{self, Addition};
 use crate::h1::response::{self, LIMITS, ResponseHead};
 use crate::h1::send::{SendError, Sender};
+use crate::h1::spare;
 use crate::h1::spelling::Spelling;
 use crate::h1::wire::Wire;
 use crate::observe::metrics::ClusterShard;
@@ -145,7 +146,7 @@ pub(super) async fn exchange(
 ) -> Result<Answer, Failure> {
     let Outgoing { head, body, spelling, reuse, upgrade, ends, timeout_ms, http2: _ } = request;
     let told = cluster.proxy_protocol.map(|_| ends);
-    let mut bytes = Vec::with_capacity(USUAL_HEAD);
+    let mut bytes = spare::bytes();
     let coding = encode::request(&mut bytes, head, spelling, &body.size_hint(), Addition { upgrade, timeout_ms });
     let sender = Sender::new(bytes, body, coding);
     let mut conversation =
@@ -165,9 +166,6 @@ pub(super) async fn exchange(
         }
     }
 }
-
-/// A usual head fits; a longer one grows.
-const USUAL_HEAD: usize = 1024;
 
 /// One exchange up to the head of the response.
 struct Conversation {
