@@ -70,6 +70,7 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         }
         None => return,
     };
+    let slots = connection.worker.streams.of();
     let (mut told, mut served) = (false, false);
     // Streams that are being answered; without any, the connection waits only so long.
     let active = Rc::new(());
@@ -108,7 +109,8 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes,
         match accepted {
             Some(Ok((request, respond))) => {
                 served = true;
-                tokio::task::spawn_local(one(Rc::clone(&connection), request, respond, Rc::clone(&active)));
+                // In a slot, for the runtime would make and free a piece of memory as large for each.
+                tokio::task::spawn_local(slots.run(one(Rc::clone(&connection), request, respond, Rc::clone(&active))));
             }
             Some(Err(error)) => {
                 tracing::debug!(peer = %connection.ends.peer, %error, "HTTP/2 connection ended");

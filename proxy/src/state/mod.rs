@@ -139,6 +139,8 @@ pub struct Worker {
     pub ids: RefCell<BytesMut>,
     /// Room for the futures of HTTP/1 requests.
     pub slots: Slots,
+    /// Room for the futures of HTTP/2 requests.
+    pub streams: Slots,
     /// Bytes of request bodies that are kept to be sent again.
     pub kept: Rc<Cell<usize>>,
 }
@@ -162,6 +164,7 @@ impl Worker {
             pipes: Rc::default(),
             ids: RefCell::default(),
             slots: Slots::default(),
+            streams: Slots::default(),
             kept: Rc::default(),
         });
         worker.adopt();
