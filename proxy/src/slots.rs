@@ -1,47 +1,75 @@
 //! Room for futures, used again.
 //!
 //! The future of a request is some kilobytes: too large for an allocator's fast path, and too large to stand in a
-//! connection that is idle most of the time. So a worker keeps a few boxes for them.
+//! connection that is idle most of the time. So a worker keeps boxes for them: as many as were in use at a time lately.
 
 use std::any::Any;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 /// Boxes that nobody uses at the moment; at most so many are kept.
-const MAX_FREE: usize = 64;
+const MAX_FREE: usize = 512;
 
 /// The boxes of a worker, for futures of one type that has no name.
 #[derive(Default)]
-pub struct Slots(OnceCell<Rc<dyn Any>>);
+pub struct Slots(OnceCell<Rc<dyn Sweep>>);
+
+/// What the boxes of every type have.
+trait Sweep: Any {
+    fn sweep(&self);
+}
 
 impl Slots {
     /// Those for futures of this type. Asked for a second type, it gives boxes that are not kept.
     pub fn of<F: 'static>(&self) -> Rc<SlotsOf<F>> {
         let slots = self.0.get_or_init(|| Rc::new(SlotsOf::<F>::default()));
-        Rc::clone(slots).downcast().unwrap_or_default()
+        let slots: Rc<dyn Any> = Rc::<dyn Sweep>::clone(slots);
+        slots.downcast().unwrap_or_default()
+    }
+
+    /// Frees the boxes that were not needed since this was done before.
+    pub fn sweep(&self) {
+        if let Some(slots) = self.0.get() {
+            slots.sweep();
+        }
     }
 }
 
 type Slot<F> = Pin<Box<Option<F>>>;
 
 /// Boxes for futures of one type.
-pub struct SlotsOf<F>(RefCell<Vec<Slot<F>>>);
+pub struct SlotsOf<F> {
+    free: RefCell<Vec<Slot<F>>>,
+    /// The fewest that were free at a time since the last sweep: so many are not needed.
+    fewest: Cell<usize>,
+}
 
 impl<F> Default for SlotsOf<F> {
     fn default() -> Self {
-        Self(RefCell::default())
+        Self { free: RefCell::default(), fewest: Cell::default() }
+    }
+}
+
+impl<F: 'static> Sweep for SlotsOf<F> {
+    fn sweep(&self) {
+        let mut free = self.free.borrow_mut();
+        let needed = free.len().saturating_sub(self.fewest.get());
+        free.truncate(needed);
+        free.shrink_to(needed);
+        self.fewest.set(needed);
     }
 }
 
 impl<F> SlotsOf<F> {
     /// The future, in a box.
     pub fn run(self: &Rc<Self>, future: F) -> Running<F> {
-        let free = self.0.borrow_mut().pop();
-        let slot = match free {
+        let found = self.free.borrow_mut().pop();
+        let slot = match found {
             Some(mut slot) => {
+                self.fewest.set(self.fewest.get().min(self.free.borrow().len()));
                 slot.set(Some(future));
                 slot
             }
@@ -72,7 +100,7 @@ impl<F> Drop for Running<F> {
     fn drop(&mut self) {
         let Some(mut slot) = self.slot.take() else { return };
         slot.set(None);
-        let mut free = self.from.0.borrow_mut();
+        let mut free = self.from.free.borrow_mut();
         if free.len() < MAX_FREE {
             free.push(slot);
         }
@@ -121,13 +149,22 @@ mod tests {
     }
 
     #[test]
-    fn a_bounded_number_is_kept() {
-        let slots: Rc<SlotsOf<std::future::Ready<()>>> = Rc::default();
-        drop((0..2 * MAX_FREE).map(|_| slots.run(std::future::ready(()))).collect::<Vec<_>>());
-        assert_eq!(slots.0.borrow().len(), MAX_FREE);
-        let running = slots.run(std::future::ready(()));
-        assert_eq!(slots.0.borrow().len(), MAX_FREE - 1);
-        drop(running);
-        assert_eq!(slots.0.borrow().len(), MAX_FREE);
+    fn a_bounded_number_is_kept_and_what_is_not_needed_goes() {
+        let slots = Slots::default();
+        let of = slots.of();
+        let use_some = |some: usize| drop((0..some).map(|_| of.run(std::future::ready(()))).collect::<Vec<_>>());
+        let kept = || of.free.borrow().len();
+        use_some(2 * MAX_FREE);
+        assert_eq!(kept(), MAX_FREE);
+        // Until the first sweep they count as needed, for they were.
+        for expected in [MAX_FREE, 10, 10, 10] {
+            slots.sweep();
+            assert_eq!(kept(), expected);
+            use_some(10);
+            assert_eq!(kept(), expected);
+        }
+        slots.sweep();
+        slots.sweep();
+        assert_eq!(kept(), 0);
     }
 }

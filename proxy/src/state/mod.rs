@@ -257,6 +257,8 @@ impl Worker {
         for cluster in self.clusters.borrow().values() {
             cluster.sweep(now);
         }
+        self.slots.sweep();
+        self.streams.sweep();
     }
 
     /// What tunnels borrow.
