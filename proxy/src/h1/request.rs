@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri, Version};
 use memchr::memmem;
@@ -227,11 +227,12 @@ fn framing(found: &Found<'_>, old: bool) -> Result<Framing, BadRequest> {
 }
 
 /// The fields as a header map; `None` if there are more than it holds. Names and values were checked by httparse; what
-/// the map's own types would refuse beyond that does not exist, and is left out.
+/// the map's own types would refuse beyond that does not exist, and is left out. So is a `Connection` that only says
+/// whether the connection stays: who reads the head knows, and nobody else may.
 pub(super) fn headers(head: &Bytes, fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     // Most messages get a field or two on their way.
     let mut headers = spare::headers(fields.len() + 2);
-    for field in fields {
+    for field in fields.iter().filter(|field| !is_plain_connection(field)) {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
         if let (Ok(name), Ok(value)) = (name, value) {
@@ -239,6 +240,11 @@ pub(super) fn headers(head: &Bytes, fields: &[httparse::Header<'_>]) -> Option<H
         }
     }
     Some(headers)
+}
+
+fn is_plain_connection(field: &httparse::Header<'_>) -> bool {
+    let plain = || field.value.eq_ignore_ascii_case(b"keep-alive") || field.value.eq_ignore_ascii_case(b"close");
+    field.name.len() == CONNECTION.as_str().len() && plain() && field.name.eq_ignore_ascii_case(CONNECTION.as_str())
 }
 
 /// 501 for a coding that exists but is not implemented, 400 for what is malformed.
@@ -266,7 +272,7 @@ fn target(head: &Bytes, method: &str, target: &str, host: Option<&[u8]>, old: bo
         _ => {}
     }
     let uri = || Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadRequest::Target);
-    if target.starts_with('/') && target.bytes().all(is_path_byte) {
+    if target.starts_with('/') && target.bytes().all(|b| PATH_BYTES[usize::from(b)]) {
         return uri();
     }
     if target.contains('#') {
@@ -289,9 +295,25 @@ fn target(head: &Bytes, method: &str, target: &str, host: Option<&[u8]>, old: bo
     fits.then_some(uri).ok_or(BadRequest::Target)
 }
 
+/// Characters of a host name.
+const HOST_BYTES: [bool; 256] = table(b"-._~!$&'()*+,;=%");
 /// Characters that every reader takes for the same path or query; others get the full parser's judgement.
-fn is_path_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@?%".contains(&byte)
+const PATH_BYTES: [bool; 256] = table(b"/-._~!$&'()*+,;=:@?%");
+
+/// Letters, digits, and these.
+const fn table(further: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < further.len() {
+        table[further[at] as usize] = true;
+        at += 1;
+    }
+    table
 }
 
 /// Host names, addresses in brackets, and a port; no path, user or blank.
@@ -311,8 +333,7 @@ pub fn is_host(host: &[u8]) -> bool {
         (_, Some(colon)) => (&host[..colon], &host[colon + 1..]),
         (_, None) => (host, &b""[..]),
     };
-    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b);
-    !name.is_empty() && name.iter().all(is_name) && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+    !name.is_empty() && name.iter().all(|b| HOST_BYTES[usize::from(*b)]) && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub fn opaque(connection: &Connection, current: &Current, name: &str) -> Option<
     current.prepared.log.as_ref()?;
     let (mut head, ()) = Request::new(()).into_parts();
     head.uri = Uri::from_static("/-");
-    let request_id = request::fresh_id(&connection.worker);
+    let request_id = request::fresh_id(&connection.worker, Instant::now());
     let correlation = Correlation { request_id, replaced: false, malformed: 0 };
     let mut entry = log_entry(connection, current, &head, &correlation)?;
     "-".clone_into(&mut entry.path);
@@ -75,7 +75,8 @@ pub fn log_refusal(connection: &Rc<Connection>, fault: Fault) -> HeaderValue {
     record.head(fault.status());
     let (mut head, ()) = Request::new(()).into_parts();
     head.uri = Uri::from_static("/-");
-    let correlation = Correlation { request_id: request::fresh_id(&connection.worker), replaced: false, malformed: 0 };
+    let request_id = request::fresh_id(&connection.worker, record.start_at());
+    let correlation = Correlation { request_id, replaced: false, malformed: 0 };
     record.log = log_entry(connection, &current, &head, &correlation);
     if let Some(log) = &mut record.log {
         "-".clone_into(&mut log.path);

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use http::header::{EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
@@ -57,7 +57,7 @@ pub async fn handle(
     let seen = Seen::of(&head.headers);
     record.grpc = seen.grpc();
     let is_head = head.method == Method::HEAD;
-    let correlation = correlate(connection, &mut head.headers, seen);
+    let correlation = correlate(connection, &mut head.headers, seen, record.start_at());
     record.log = logged::log_entry(connection, &current, &head, &correlation);
 
     let response = match plan(connection, &current, &head, seen, &mut record) {
@@ -104,8 +104,9 @@ fn tag(mut response: Response<ResponseBody>, id: HeaderValue, is_head: bool) -> 
     response
 }
 
-fn correlate(connection: &Connection, headers: &mut HeaderMap, seen: Seen) -> Correlation {
-    let found = correlation::ensure(headers, seen.trace(), connection.caller.is_trusted(), || fresh_id(&connection.worker));
+fn correlate(connection: &Connection, headers: &mut HeaderMap, seen: Seen, began: Instant) -> Correlation {
+    let fresh = || fresh_id(&connection.worker, began);
+    let found = correlation::ensure(headers, seen.trace(), connection.caller.is_trusted(), fresh);
     let shard = &connection.listener.shard;
     if found.replaced {
         shard.bad_ids.add(1);
@@ -116,9 +117,9 @@ fn correlate(connection: &Connection, headers: &mut HeaderMap, seen: Seen) -> Co
     found
 }
 
-pub(super) fn fresh_id(worker: &Worker) -> HeaderValue {
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    correlation::fresh_id(u64::try_from(millis).unwrap_or(u64::MAX), worker.draw_wide(), &mut worker.ids.borrow_mut())
+/// An id for a request that began at this moment.
+pub(super) fn fresh_id(worker: &Worker, began: Instant) -> HeaderValue {
+    correlation::fresh_id(worker.unix_millis(began), worker.draw_wide(), &mut worker.ids.borrow_mut())
 }
 
 /// What to do with a request, decided.

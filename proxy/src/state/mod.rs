@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use bytes::BytesMut;
@@ -135,6 +135,8 @@ pub struct Worker {
     pub alarms: Rc<Alarms>,
     /// Pipes for tunnels.
     pub pipes: Rc<Pipes>,
+    /// A moment by both clocks, not long ago.
+    noon: Cell<(Instant, SystemTime)>,
     /// Room for correlation IDs.
     pub ids: RefCell<BytesMut>,
     /// Room for the futures of HTTP/1 requests.
@@ -162,6 +164,7 @@ impl Worker {
             log: RefCell::default(),
             alarms: Rc::default(),
             pipes: Rc::default(),
+            noon: Cell::new((Instant::now(), SystemTime::now())),
             ids: RefCell::default(),
             slots: Slots::default(),
             streams: Slots::default(),
@@ -179,6 +182,15 @@ impl Worker {
     /// 128 uniform random bits.
     pub fn draw_wide(&self) -> u128 {
         self.random.borrow_mut().u128(..)
+    }
+
+    /// Milliseconds since 1970 at this moment, which is not long ago. As exact as it must be for a name, without asking the
+    /// system clock for each request.
+    pub fn unix_millis(&self, at: Instant) -> u64 {
+        let (noon, by_the_clock) = self.noon.get();
+        let by_the_clock = by_the_clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = by_the_clock + at.saturating_duration_since(noon);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Follows the published snapshot if it moved: one atomic load when it did not.
@@ -254,6 +266,7 @@ impl Worker {
     pub fn tick(&self) {
         self.refresh();
         let now = Instant::now();
+        self.noon.set((now, SystemTime::now()));
         for cluster in self.clusters.borrow().values() {
             cluster.sweep(now);
         }
