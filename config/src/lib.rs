@@ -33,6 +33,11 @@ pub use error::{Diagnostic, Diagnostics};
 pub use schema::Config;
 pub use snapshot::Snapshot;
 
+/// Reads a text that was good when it was loaded; `None` if it never was.
+pub fn read(text: &str) -> Option<Config> {
+    yaml::typed(text).ok()
+}
+
 /// Reads, validates and compiles one configuration text.
 ///
 /// # Errors

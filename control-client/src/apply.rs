@@ -39,14 +39,18 @@ pub struct Status {
 pub struct Applier {
     store: Arc<Store>,
     status: Arc<Mutex<Status>>,
-    serving: Config,
     /// For messages.
     name: String,
 }
 
+/// Whether a text that was good means this. Read again for each change, for what it means takes many times the memory of
+/// the text, and would be kept for nothing but this question.
+fn means(source: &str, config: &Config) -> bool {
+    weir_config::read(source).is_some_and(|serving| serving == *config)
+}
+
 /// A text that was compiled and waits to be published.
 pub struct Prepared {
-    config: Config,
     /// The compiled snapshot, with the bootstrap that is in force.
     pub snapshot: Snapshot,
     source: String,
@@ -59,12 +63,11 @@ impl Applier {
     /// # Errors
     /// Every mistake in the text.
     pub fn new(name: &str, source: String) -> Result<Self, Vec<Diagnostic>> {
-        let (serving, snapshot) = weir_config::load(&source)?;
+        let (_, snapshot) = weir_config::load(&source)?;
         let status = Status { published: 1, checked: Some(SystemTime::now()), ..Status::default() };
         Ok(Self {
             store: Arc::new(Store::new(snapshot, source)),
             status: Arc::new(Mutex::new(status)),
-            serving,
             name: name.to_owned(),
         })
     }
@@ -101,7 +104,7 @@ impl Applier {
         };
         let current = self.store.load();
         let needs_restart = current.snapshot.bootstrap.differences(&snapshot.bootstrap);
-        if config == self.serving {
+        if means(&current.source, &config) {
             self.record(|status| {
                 status.unchanged += 1;
                 status.mistakes.clear();
@@ -111,14 +114,13 @@ impl Applier {
         }
         // What needs a restart stays as it is; the rest of the text is served.
         snapshot.bootstrap = current.snapshot.bootstrap.clone();
-        Ok(Box::new(Prepared { config, snapshot, source, needs_restart }))
+        Ok(Box::new(Prepared { snapshot, source, needs_restart }))
     }
 
     /// Publishes what was prepared.
     pub fn publish(&mut self, prepared: Box<Prepared>) -> Outcome {
-        let Prepared { config, snapshot, source, needs_restart } = *prepared;
+        let Prepared { snapshot, source, needs_restart } = *prepared;
         let generation = self.store.publish(snapshot, source);
-        self.serving = config;
         self.record(|status| {
             status.published += 1;
             status.mistakes.clear();

@@ -52,6 +52,8 @@ impl Record {
 /// Gives memory back from now on.
 pub async fn tend() {
     let mut record = Record::default();
+    // What only the start needed.
+    allocator::give_back();
     loop {
         tokio::time::sleep(PERIOD).await;
         let Some((used, before)) = allocator::used().zip(resident()) else { return };
