@@ -101,7 +101,7 @@ impl Contestant {
 
     /// Its configuration, with its files in `dir`; its own port, its admin's and the origin's.
     pub fn config(&self, shape: Shape, names: &Names, dir: &Path, [port, admin, origin]: [u16; 3]) -> String {
-        Files { dir: dir.to_owned(), port, admin, origin }.fill(self, shape, names)
+        Files { dir: dir.to_owned(), port, admin, origin }.fill(self, shape, names, None)
     }
 
     fn template(&self, shape: Shape) -> &'static str {
@@ -190,24 +190,24 @@ impl Running {
         let (port, admin) =
             if who.kind == Kind::Direct { (task.origin.direct(task.shape), 0) } else { (free_port()?, free_port()?) };
         let files = Files { dir, port, admin, origin };
-        let config = files.fill(who, task.shape, &Names::new());
+        let config = files.fill(who, task.shape, &Names::new(), None);
         let running =
             Self { contestant: who.clone(), port, process: None, config, shape: task.shape, reloads: task.reloads, files };
-        running.write(&task.names)?;
+        running.write(&task.names, None)?;
         Ok(running)
     }
 
-    fn write(&self, names: &Names) -> Result<()> {
+    fn write(&self, names: &Names, version: Option<&str>) -> Result<()> {
         let files = &self.files;
         if self.contestant.kind == Kind::Haproxy {
             let lines: String = names.iter().map(|name| format!("{name} b\n")).collect();
             std::fs::write(files.dir.join("hosts.map"), lines)?;
         }
         if self.contestant.kind == Kind::Envoy {
-            let text = files.fill_text(include_str!("../configs/envoy/routes.yaml"), Kind::Envoy, names);
+            let text = files.fill_text(include_str!("../configs/envoy/routes.yaml"), Kind::Envoy, names, version);
             replace(&files.dir.join("envoy-routes.yaml"), &text)?;
         }
-        replace(&files.config(), &files.fill(&self.contestant, self.shape, names))
+        replace(&files.config(), &files.fill(&self.contestant, self.shape, names, version))
     }
 
     /// Starts the program without waiting for it.
@@ -251,12 +251,12 @@ impl Running {
         }
     }
 
-    /// Has it take other routes, the way it is done with this proxy.
+    /// Has it take other routes, the way it is done with this proxy. From then on its answers name the version.
     ///
     /// # Errors
     /// It cannot be told.
-    pub fn reload(&self, names: &Names) -> Result<()> {
-        self.write(names)?;
+    pub fn reload(&self, version: &str) -> Result<()> {
+        self.write(&vec![format!("{version}.mesh.local")], Some(version))?;
         let Some(process) = &self.process else { return Ok(()) };
         match self.contestant.kind {
             Kind::Haproxy => process.signal(Signal::USR2),
@@ -273,30 +273,36 @@ impl Files {
         self.dir.join("config.yaml")
     }
 
-    fn fill(&self, who: &Contestant, shape: Shape, names: &Names) -> String {
-        self.fill_text(who.template(shape), who.kind, names)
+    fn fill(&self, who: &Contestant, shape: Shape, names: &Names, version: Option<&str>) -> String {
+        self.fill_text(who.template(shape), who.kind, names, version)
     }
 
-    fn fill_text(&self, template: &str, kind: Kind, names: &Names) -> String {
+    /// Without a version, what would tell it is left out: it would be work.
+    fn fill_text(&self, template: &str, kind: Kind, names: &Names, version: Option<&str>) -> String {
+        let lines = template.split_inclusive('\n').filter(|line| version.is_some() || !line.contains("@VERSION@"));
+        let template: String = lines.collect();
         template
+            .replace("@VERSION@", version.unwrap_or_default())
             .replace("@DIR@", &self.dir.display().to_string())
             .replace("@PORT@", &self.port.to_string())
             .replace("@ADMIN@", &self.admin.to_string())
             .replace("@ORIGIN@", &self.origin.to_string())
             .replace("@NAMES@", &format!("_ {}", names.join(" ")))
-            .replace("@ROUTES@", routes(kind, names, &self.dir).trim_end())
+            .replace("@ROUTES@", routes(kind, names, version, &self.dir).trim_end())
     }
 }
 
 /// One route for each name, and one for everything else.
-fn routes(kind: Kind, names: &Names, dir: &Path) -> String {
+fn routes(kind: Kind, names: &Names, version: Option<&str>, dir: &Path) -> String {
     let mut text = String::new();
     match kind {
         Kind::Weir => {
             for name in names {
                 let _ = writeln!(text, "  - {{ name: {name}, hosts: [{name}], rules: [{{ backends: [{{ cluster: up }}] }}] }}");
             }
-            text += "  - { name: all, hosts: ['*'], rules: [{ backends: [{ cluster: up }] }] }\n";
+            let headers = version.map(|version| format!("headers: {{ response: {{ set: {{ x-version: {version} }} }} }}, "));
+            let headers = headers.unwrap_or_default();
+            let _ = writeln!(text, "  - {{ name: all, hosts: ['*'], rules: [{{ {headers}backends: [{{ cluster: up }}] }}] }}");
         }
         Kind::Haproxy if !names.is_empty() => {
             let _ = writeln!(text, "  use_backend %[req.hdr(host),lower,map({}/hosts.map,b)]", dir.display());

@@ -1,7 +1,7 @@
 //! One round of one contestant: the load, and the kernel's accounts before and after it.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 
@@ -15,6 +15,8 @@ use crate::scenario::{Request, Work};
 const CONNECTIONS: usize = 64;
 /// How often the routes change.
 const RELOADS: Duration = Duration::from_millis(500);
+/// And has so long to take the last of them.
+const MAX_RELOAD: Duration = Duration::from_secs(5);
 /// How long memory is given to be given back.
 pub const REST: Duration = Duration::from_secs(30);
 /// How long a soak lasts, and when its memory is looked at first.
@@ -61,18 +63,35 @@ pub fn round(running: &Running, work: Work, time: Duration, dir: &Path) -> Resul
         Work::Reload { rate } => {
             let plan = own::Plan { port, ask: Request::Small.ask(), rate: Some(rate), connections: CONNECTIONS, time };
             let sender = std::thread::spawn(move || own::run(plan));
-            let mut version = 0;
-            while !sender.is_finished() {
-                std::thread::sleep(RELOADS);
-                version += 1;
-                running.reload(&vec![format!("version-{version}.mesh.local")])?;
-            }
+            let reloaded = reload_until(running, || sender.is_finished());
+            // The load ends by itself; nothing else is measured meanwhile.
             let found = sender.join().unwrap_or_else(|_| anyhow::bail!("the load failed"))?;
+            reloaded?;
             latencies(&mut round, &found);
         }
         Work::Idle { .. } | Work::Start | Work::Burst { .. } | Work::Soak => {}
     }
     Ok(round)
+}
+
+/// New routes twice a second, until it is over. The last ones must serve soon after.
+fn reload_until(running: &Running, is_over: impl Fn() -> bool) -> Result<()> {
+    // Versions of one run differ from those of the one before it.
+    let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let mut number = 0;
+    let mut version = String::new();
+    while !is_over() {
+        std::thread::sleep(RELOADS);
+        number += 1;
+        version = format!("v{run}-{number}");
+        running.reload(&version)?;
+    }
+    let until = Instant::now() + MAX_RELOAD;
+    while running.process.is_some() && load::probe::header(running.port, "x-version").as_deref() != Some(&*version) {
+        anyhow::ensure!(Instant::now() < until, "it has not taken the routes of {version} within {MAX_RELOAD:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 fn cpu(running: &Running) -> Option<Duration> {

@@ -65,11 +65,7 @@ impl Applier {
     pub fn new(name: &str, source: String) -> Result<Self, Vec<Diagnostic>> {
         let (_, snapshot) = weir_config::load(&source)?;
         let status = Status { published: 1, checked: Some(SystemTime::now()), ..Status::default() };
-        Ok(Self {
-            store: Arc::new(Store::new(snapshot, source)),
-            status: Arc::new(Mutex::new(status)),
-            name: name.to_owned(),
-        })
+        Ok(Self { store: Arc::new(Store::new(snapshot, source)), status: Arc::new(Mutex::new(status)), name: name.to_owned() })
     }
 
     /// What the source is called in messages.

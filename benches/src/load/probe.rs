@@ -11,6 +11,19 @@ pub fn answers(port: u16, shape: Shape) -> bool {
     ask(port, shape).unwrap_or(false)
 }
 
+/// A header of what is answered to an HTTP/1.1 request over a connection of its own.
+pub fn header(port: u16, name: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: service.mesh.local\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = Vec::new();
+    stream.take(64 << 10).read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, _) = answer.split_once("\r\n\r\n")?;
+    let fields = head.lines().filter_map(|line| line.split_once(": "));
+    fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).next()
+}
+
 fn ask(port: u16, shape: Shape) -> std::io::Result<bool> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;

@@ -137,3 +137,22 @@ fn fresh_ids_are_uuid_v7() {
     assert_eq!(id, "01890a5d-ac96-7fff-bfff-ffffffffffff");
     assert_ne!(fresh_id(1, 2, &mut room), fresh_id(1, 3, &mut room));
 }
+
+/// A table of headers that come again must not be filled with those that do not (RFC 7541, section 6.2.3).
+#[test]
+fn what_differs_from_request_to_request_is_never_indexed() {
+    let parent = format!("00-{TRACE}-{SPAN}-01");
+    for given in [&[][..], &[("x-request-id", "abc")]] {
+        let mut headers = HeaderMap::new();
+        let fields = [("traceparent", parent.as_str()), ("tracestate", "a=1"), ("b3", "1"), ("baggage", "tenant=7")];
+        for (name, value) in given.iter().chain(&fields) {
+            headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        let found = ensure(&mut headers, true, true, || HeaderValue::from_static("fresh"));
+        assert!(found.request_id.is_sensitive(), "the response's");
+        for name in ["x-request-id", "traceparent", "tracestate", "b3"] {
+            assert!(headers[name].is_sensitive(), "{name}");
+        }
+        assert!(!headers["baggage"].is_sensitive(), "the same for all requests of a session");
+    }
+}
