@@ -15,7 +15,7 @@ use crate::scenario::{Request, Work};
 const CONNECTIONS: usize = 64;
 /// How often the routes change.
 const RELOADS: Duration = Duration::from_millis(500);
-/// And has so long to take the last of them.
+/// How long a proxy has to take the last of them.
 const MAX_RELOAD: Duration = Duration::from_secs(5);
 /// How long memory is given to be given back.
 pub const REST: Duration = Duration::from_secs(30);

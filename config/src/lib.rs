@@ -33,7 +33,7 @@ pub use error::{Diagnostic, Diagnostics};
 pub use schema::Config;
 pub use snapshot::Snapshot;
 
-/// Reads a text that was good when it was loaded; `None` if it never was.
+/// Reads a text that [`load`] has accepted. Nothing but types is checked; `None` if those do not fit.
 pub fn read(text: &str) -> Option<Config> {
     yaml::typed(text).ok()
 }

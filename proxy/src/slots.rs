@@ -136,7 +136,8 @@ mod tests {
         let run = |number, waits| slots.of().run(numbered(number, waits, Dropped(Rc::clone(&dropped))));
         assert_eq!(run(1, false).await, 1);
         let mut given_up = run(2, true);
-        poll_fn(|cx| Poll::Ready(assert!(Pin::new(&mut given_up).poll(cx).is_pending()))).await;
+        let is_pending = poll_fn(|cx| Poll::Ready(Pin::new(&mut given_up).poll(cx).is_pending())).await;
+        assert!(is_pending);
         assert_eq!(dropped.get(), 1);
         drop(given_up);
         assert_eq!(dropped.get(), 2);

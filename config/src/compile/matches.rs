@@ -84,6 +84,10 @@ fn header_tests(
             found.key_error(&place, "`host` cannot be matched as a header").hint =
                 Some("match hosts with the route's `hosts`".to_owned());
         }
+        if header == http::header::CONNECTION {
+            found.key_error(&place, "`connection` cannot be matched: it belongs to one connection, not to the message").hint =
+                Some("to match what asks for another protocol, match `upgrade`".to_owned());
+        }
         if compiled.iter().any(|(known, _)| *known == header) {
             found.key_error(&place, format!("the header `{header}` is tested twice; names ignore case"));
         }

@@ -53,6 +53,9 @@ pub(super) fn retry(rule: &schema::Rule, path: &Path<'_>, found: &mut Diagnostic
             found.key_error(&place, format!("`{name}` is not a header name"));
             return None;
         };
+        if header == http::header::CONNECTION {
+            found.key_error(&place, "`connection` cannot ask for a retry: it belongs to one connection, not to the message");
+        }
         Some((header, value_test(test, &place, found)?))
     });
     let headers: Box<[_]> = headers.collect();

@@ -61,7 +61,8 @@ pub struct Match {
     pub path: Option<PathMatch>,
     /// The method, or a list of which one must fit. Case-sensitive, as in HTTP.
     pub method: Option<OneOrMany>,
-    /// Header fields by name. Several fields of one name are compared as one value joined with `,`.
+    /// Header fields by name, but not `host` and `connection`. Several fields of one name are compared as one value joined
+    /// with `,`.
     pub headers: Option<BTreeMap<String, ValueMatch>>,
     /// Query parameters by name, percent-decoded; the first of a name counts.
     pub query: Option<BTreeMap<String, ValueMatch>>,

@@ -228,7 +228,7 @@ fn framing(found: &Found<'_>, old: bool) -> Result<Framing, BadRequest> {
 
 /// The fields as a header map; `None` if there are more than it holds. Names and values were checked by httparse; what
 /// the map's own types would refuse beyond that does not exist, and is left out. So is a `Connection` that only says
-/// whether the connection stays: who reads the head knows, and nobody else may.
+/// whether the connection stays: who reads the head has seen it, and it ends here.
 pub(super) fn headers(head: &Bytes, fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     // Most messages get a field or two on their way.
     let mut headers = spare::headers(fields.len() + 2);

@@ -72,8 +72,8 @@ impl<'s> Reader<'s> {
     }
 }
 
-/// Whether `spelled` is `name`, which is as long and in lower case. By words and not by bytes: every field of every
-/// message is asked.
+/// Whether `spelled` is `name`, which is as long and in lower case. By words and not by bytes: this is asked about every
+/// field of every message.
 fn is_spelling_of(spelled: &[u8], name: &[u8]) -> bool {
     let (words, rest) = spelled.as_chunks::<8>();
     let (name_words, name_rest) = name.as_chunks::<8>();

@@ -8,7 +8,7 @@
 //! child. What is malformed is removed and counted. Nothing is invented in its place: an unsampled `traceparent` made
 //! here would keep every service behind it from sampling.
 //!
-//! What differs from request to request is marked as sensitive, which to HPACK means: never indexed (RFC 7541, section
+//! What usually differs from request to request is marked as sensitive, which to HPACK means: never indexed (RFC 7541, section
 //! 6.2.3). In the dynamic table it would find no match and push out what does, and cost a tenth of an HTTP/2 request.
 
 use bytes::BytesMut;
@@ -43,7 +43,7 @@ pub const TRACE_HEADERS: [&str; 10] = [
     "x-amzn-trace-id",
 ];
 
-/// Those of which no two requests have the same.
+/// Those that usually differ from request to request.
 const UNIQUE: [&HeaderName; 7] = [&TRACEPARENT, &TRACESTATE, &B3, &B3_TRACE, &B3_SPAN, &B3_PARENT, &AMZN];
 
 /// The longest id that is kept.

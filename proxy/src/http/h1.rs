@@ -61,11 +61,34 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMu
         patience.restart();
         // In a slot, so that a connection between two requests is small.
         let turn = turn(Rc::clone(&connection), Rc::clone(&wire), head, limits, Rc::clone(&member));
-        if let Some(end) = slots.run(turn).await {
-            break end;
+        let after = slots.run(turn).await;
+        match after {
+            After::Next => {}
+            After::End(end) => break end,
+            After::Tunnel(opened) => {
+                Box::pin(tunnel(&connection, &wire, *opened, &member)).await;
+                break End::Gone;
+            }
         }
     };
     finish(&connection, &wire, end).await;
+}
+
+/// What follows a request.
+enum After {
+    /// The next one.
+    Next,
+    /// Nothing.
+    End(End),
+    /// A tunnel.
+    Tunnel(Box<Opened>),
+}
+
+/// A tunnel that the upstream agreed to.
+struct Opened {
+    response: Response<ResponseBody>,
+    upstream: Side,
+    recipient: Recipient,
 }
 
 /// Ends the connection so that what was said last arrives.
@@ -78,22 +101,21 @@ async fn finish(connection: &Rc<Connection>, wire: &Wire, end: End) {
         // A reset is all that tells a caller of HTTP/1.0 that a body is not whole.
         End::Reset => drop(wire.with_stream(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)))),
         End::Quiet | End::Refused(_) => {
-            // Boxed, for the connection is held the longer by far without it.
+            // Boxed, for a connection does without it nearly all its life.
             let _ = Box::pin(tokio::time::timeout(MAX_GOODBYE, goodbye(connection, wire, &end))).await;
         }
     }
 }
 
-/// One request and its response. Gives the connection's end, if that has come.
-async fn turn(connection: Rc<Connection>, wire: Rc<Wire>, head: RequestHead, limits: Limits, member: Rc<Member>) -> Option<End> {
+/// One request and its response.
+async fn turn(connection: Rc<Connection>, wire: Rc<Wire>, head: RequestHead, limits: Limits, member: Rc<Member>) -> After {
     let recipient = Recipient::of(&head);
     let framing = head.framing;
-    let Some(mut response) = handle(&connection, &wire, head, limits, &member).await else { return Some(End::Gone) };
+    let Some(mut response) = handle(&connection, &wire, head, limits, &member).await else { return After::End(End::Gone) };
     if let Some(found) = response.body_mut().take_tunnel() {
-        Box::pin(tunnel(&connection, &wire, response, found.upstream, recipient, &member)).await;
-        return Some(End::Gone);
+        return After::Tunnel(Box::new(Opened { response, upstream: found.upstream, recipient }));
     }
-    answer(&wire, response, framing, recipient, &member).await
+    answer(&wire, response, framing, recipient, &member).await.map_or(After::Next, After::End)
 }
 
 /// How a connection ends.
@@ -227,14 +249,8 @@ fn begin(
 }
 
 /// Says that the connection is a tunnel now, and carries what goes through it.
-async fn tunnel(
-    connection: &Connection,
-    wire: &Rc<Wire>,
-    mut response: Response<ResponseBody>,
-    upstream: Side,
-    mut recipient: Recipient,
-    member: &Member,
-) {
+async fn tunnel(connection: &Connection, wire: &Rc<Wire>, opened: Opened, member: &Member) {
+    let Opened { mut response, upstream, mut recipient } = opened;
     wire.answer();
     recipient.switches = true;
     let spelling = response.body_mut().take_spelling();
