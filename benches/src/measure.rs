@@ -13,6 +13,8 @@ use crate::scenario::{Request, Work};
 
 /// Connections of a load at a fixed rate: enough that none is waited for.
 const CONNECTIONS: usize = 64;
+/// Who has just started is not idle yet: what only the start needs may be there still.
+pub const SETTLING: Duration = Duration::from_secs(1);
 /// How often the routes change.
 const RELOADS: Duration = Duration::from_millis(500);
 /// How long a proxy has to take the last of them.
@@ -158,6 +160,7 @@ pub fn start(who: &Contestant, task: &Task, cores: &Cores, dir: &Path) -> Result
 pub fn idle(running: &Running, connections: usize) -> Result<Round> {
     load::idle::allow(connections as u64)?;
     let Some(process) = &running.process else { return Ok(Round::new()) };
+    std::thread::sleep(SETTLING);
     let before = process.memory();
     let held = load::idle::hold(running.port, connections)?;
     // A proxy may put things away when nothing has happened for a moment.
@@ -175,6 +178,7 @@ pub fn idle(running: &Running, connections: usize) -> Result<Round> {
 pub fn burst(running: &Running, connections: usize) -> Result<Round> {
     load::idle::allow(connections as u64)?;
     let Some(process) = &running.process else { return Ok(Round::new()) };
+    std::thread::sleep(SETTLING);
     let idle = process.memory();
     let failed = load::idle::burst(running.port, Request::Get1m.ask(), connections)?;
     Ok(Round::from([

@@ -93,10 +93,19 @@ impl Run<'_> {
             }
         }
         let lasting = !matches!(scenario.work, Work::Start | Work::Idle { .. } | Work::Burst { .. } | Work::Soak);
+        for entry in entries.iter_mut().filter(|_| lasting) {
+            self.bar.set_message(format!("{}: {} starts", scenario.name, entry.label));
+            entry.failed = self.start(entry, &dir).err().map(|error| format!("{error:#}"));
+        }
+        if lasting {
+            std::thread::sleep(measure::SETTLING);
+        }
         for entry in &mut entries {
             self.bar.set_message(format!("{}: {} warms up", scenario.name, entry.label));
-            let begun = if lasting { self.begin(entry, scenario, &dir) } else { Ok(()) };
-            entry.failed = begun.err().map(|error| format!("{error:#}"));
+            if let Err(error) = self.warm_up(entry, scenario, &dir) {
+                entry.failed = Some(format!("{error:#}"));
+                entry.running = None;
+            }
             self.bar.inc(1);
         }
         for number in 0..scenario.rounds(self.effort.rounds) {
@@ -127,12 +136,18 @@ impl Run<'_> {
         Ok(Outcome::new(scenario, entries.into_iter().map(Row::from).collect()))
     }
 
-    fn begin(&self, entry: &mut Entry, scenario: &Scenario, dir: &Path) -> Result<()> {
+    fn start(&self, entry: &mut Entry, dir: &Path) -> Result<()> {
         let running = Running::start(&entry.who, &entry.task, self.cores, dir)?;
         entry.config.clone_from(&running.config);
-        entry.idle = running.process.as_ref().map(Process::memory);
-        measure::round(&running, scenario.work.warm_up(), self.effort.warm_up, dir).context("while warming up")?;
         entry.running = Some(running);
+        Ok(())
+    }
+
+    /// Looks at the memory of one that runs and has nothing to do, then gives it something to do.
+    fn warm_up(&self, entry: &mut Entry, scenario: &Scenario, dir: &Path) -> Result<()> {
+        let Some(running) = &entry.running else { return Ok(()) };
+        entry.idle = running.process.as_ref().map(Process::memory);
+        measure::round(running, scenario.work.warm_up(), self.effort.warm_up, dir).context("while warming up")?;
         Ok(())
     }
 
