@@ -18,6 +18,7 @@ pub mod h1;
 pub mod http;
 pub mod lifecycle;
 pub mod listen;
+mod math;
 pub mod memory;
 pub mod observe;
 pub mod opening;
