@@ -2,7 +2,8 @@
 //!
 //! The same work, as far as each can do it: a correlation ID made for each request, sent on and returned to the caller;
 //! least-request balancing; paths normalised before they are matched and the case of header names kept (weir and Envoy);
-//! counters and latency histograms for each route (weir and Envoy). No access log anywhere.
+//! counters and latency histograms for each route (weir and Envoy). No access log, except in the scenario that is
+//! about such things.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ pub enum Shape {
     H2H1,
     /// HTTP/2 on both sides.
     H2H2,
+    /// HTTP/1.1 on both sides, with rules that have matches, weights, timeouts, retries, header changes, and an access log.
+    Policies,
     /// Bytes.
     Tcp,
 }
@@ -94,8 +97,10 @@ impl Contestant {
     pub fn can(&self, shape: Shape) -> bool {
         match self.kind {
             // HTTP/1 callers are a matter of their own: its HTTP/2 is for gRPC. Opaque TCP is a module that Debian packs apart.
-            Kind::Nginx => !matches!(shape, Shape::H1H2 | Shape::Tcp),
-            Kind::Direct | Kind::Weir | Kind::Haproxy | Kind::Envoy => true,
+            Kind::Nginx => !matches!(shape, Shape::H1H2 | Shape::Tcp | Shape::Policies),
+            // What Envoy's retries and weighted clusters do has no like there.
+            Kind::Haproxy => shape != Shape::Policies,
+            Kind::Direct | Kind::Weir | Kind::Envoy => true,
         }
     }
 
@@ -106,12 +111,14 @@ impl Contestant {
 
     fn template(&self, shape: Shape) -> &'static str {
         match (self.kind, shape) {
+            (Kind::Weir, Shape::Policies) => include_str!("../configs/weir/policies.yaml"),
             (Kind::Weir, Shape::Tcp) => include_str!("../configs/weir/tcp.yaml"),
             (Kind::Weir, Shape::H1H1 | Shape::H2H1) => include_str!("../configs/weir/h1-h1.yaml"),
             (Kind::Weir, Shape::H1H2 | Shape::H2H2) => include_str!("../configs/weir/h2-h2.yaml"),
             (Kind::Haproxy, Shape::Tcp) => include_str!("../configs/haproxy/tcp.cfg"),
-            (Kind::Haproxy, Shape::H1H1 | Shape::H2H1) => include_str!("../configs/haproxy/h1-h1.cfg"),
+            (Kind::Haproxy, Shape::H1H1 | Shape::H2H1 | Shape::Policies) => include_str!("../configs/haproxy/h1-h1.cfg"),
             (Kind::Haproxy, Shape::H1H2 | Shape::H2H2) => include_str!("../configs/haproxy/h2-h2.cfg"),
+            (Kind::Envoy, Shape::Policies) => include_str!("../configs/envoy/policies.yaml"),
             (Kind::Envoy, Shape::Tcp) => include_str!("../configs/envoy/tcp.yaml"),
             (Kind::Envoy, Shape::H1H1 | Shape::H2H1) => include_str!("../configs/envoy/h1-h1.yaml"),
             (Kind::Envoy, Shape::H1H2 | Shape::H2H2) => include_str!("../configs/envoy/h2-h2.yaml"),

@@ -161,6 +161,16 @@ impl Ratio {
         }
     }
 
+    /// Whether it is not above a limit. Rounds that disagree about how much may still agree on that: each of them must.
+    pub fn is_at_most(self, limit: f64) -> Option<bool> {
+        match self {
+            Self::Of(ratio) => Some(ratio <= limit),
+            Self::Disagree { most, .. } if most <= limit => Some(true),
+            Self::Disagree { least, .. } if least > limit => Some(false),
+            Self::Disagree { .. } | Self::Nothing => None,
+        }
+    }
+
     /// For a table.
     pub fn text(self) -> String {
         match self {
@@ -205,7 +215,9 @@ mod tests {
     #[test]
     fn rounds_that_disagree_give_no_ratio() {
         let (one, other) = (rounds(&[10.0, 20.0, 30.0]), rounds(&[20.0, 20.0, 20.0]));
-        assert_eq!(Ratio::between(&one, &other, Metric::CpuPerRequest), Ratio::Disagree { least: 0.5, most: 1.5 });
+        let ratio = Ratio::between(&one, &other, Metric::CpuPerRequest);
+        assert_eq!(ratio, Ratio::Disagree { least: 0.5, most: 1.5 });
+        assert_eq!([1.6, 1.0, 0.4].map(|limit| ratio.is_at_most(limit)), [Some(true), None, Some(false)]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Role {
     Answers,
     /// Reads bodies to their end, then answers. HTTP/1.1.
     Sink,
+    /// Small answers over HTTP/2, for less CPU than nginx takes: where the origin is the slower half, a proxy waits.
+    Streams,
     /// gRPC: an answer with trailers. HTTP/2.
     Grpc,
     /// Reads and forgets (one port), or sends everything back.
@@ -122,6 +124,7 @@ async fn serve(role: Role, listener: std::net::TcpListener) {
             // A connection that breaks is the load's to count.
             let _ = match role {
                 Role::Sink => sink(stream).await,
+                Role::Streams => streams(stream).await,
                 Role::Grpc => grpc(stream).await,
                 Role::Bytes { echo } => raw(stream, echo).await,
                 Role::Answers => Ok(()),
@@ -176,11 +179,34 @@ async fn raw(mut stream: TcpStream, echo: bool) -> Result<()> {
     }
 }
 
-/// One message back for each call, and the status in the trailers.
-async fn grpc(stream: TcpStream) -> Result<()> {
+/// What nginx would answer.
+const SMALL: &[u8] = b"This body has a hundred bytes, which is about what one small JSON answer of one service is. Enough.\n";
+
+fn h2_server() -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(1024).initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
-    let mut connection = builder.handshake(stream).await?;
+    builder
+}
+
+/// A small answer to each request, whatever it is.
+async fn streams(stream: TcpStream) -> Result<()> {
+    let mut connection = h2_server().handshake(stream).await?;
+    while let Some(accepted) = connection.accept().await {
+        let (_, mut respond) = accepted?;
+        let mut head = Response::new(());
+        let headers = head.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static("text/plain"));
+        headers.insert("content-length", HeaderValue::from(SMALL.len()));
+        if let Ok(mut body) = respond.send_response(head, false) {
+            let _ = body.send_data(Bytes::from_static(SMALL), true);
+        }
+    }
+    Ok(())
+}
+
+/// One message back for each call, and the status in the trailers.
+async fn grpc(stream: TcpStream) -> Result<()> {
+    let mut connection = h2_server().handshake(stream).await?;
     while let Some(accepted) = connection.accept().await {
         let (mut request, mut respond) = accepted?;
         tokio::task::spawn_local(async move {

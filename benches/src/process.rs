@@ -134,14 +134,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.signal(Signal::TERM);
-        let until = Instant::now() + Duration::from_secs(2);
         let all = tree(self.child.id());
-        while Instant::now() < until {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
+        // Whoever drains at the first signal ends at the second, and in good order: what a program writes at its exit,
+        // such as a profile, is written.
+        for _ in 0..4 {
+            let _ = self.signal(Signal::TERM);
+            let until = Instant::now() + Duration::from_millis(500);
+            while Instant::now() < until {
+                if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(2));
             }
-            std::thread::sleep(Duration::from_millis(2));
         }
         // Only what was started here, and is still what it was.
         for pid in all.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {

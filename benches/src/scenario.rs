@@ -166,7 +166,7 @@ fn at_most(metric: Metric, limit: f64, against: &'static [&'static str]) -> Prom
 }
 
 use Metric::{CpuPerGb, CpuPerRequest, Errors, FirstAnswer, Growth, Idle, Kept, P99, PerConnection};
-use Shape::{H1H1, H1H2, H2H1, H2H2, Tcp};
+use Shape::{H1H1, H1H2, H2H1, H2H2, Policies, Tcp};
 
 impl Scenario {
     fn new(name: &'static str, about: &'static str, shape: Shape, work: Work, promises: Vec<Promise>) -> Self {
@@ -247,7 +247,8 @@ fn small() -> Vec<Scenario> {
             H2H2,
             STREAMS,
             vec![at_most(CpuPerRequest, 1.15, &["haproxy"]), at_most(CpuPerRequest, 0.40, &["envoy"])],
-        ),
+        )
+        .with_origin(Role::Streams),
         Scenario::new("grpc", "gRPC: calls of one message, 8 connections of 32 streams", H2H2, GRPC, vec![])
             .with_origin(Role::Grpc),
         Scenario::new(
@@ -257,7 +258,15 @@ fn small() -> Vec<Scenario> {
             STREAMS,
             vec![at_most(CpuPerRequest, 1.25, &["haproxy"])],
         ),
-        Scenario::new("http1-to-http2", "HTTP/1.1 in, HTTP/2 out, 64 connections", H1H2, wrk(Request::Small, false), vec![]),
+        Scenario::new("http1-to-http2", "HTTP/1.1 in, HTTP/2 out, 64 connections", H1H2, wrk(Request::Small, false), vec![])
+            .with_origin(Role::Streams),
+        Scenario::new(
+            "policies",
+            "HTTP/1.1 with matches, weights, timeouts, retries, header changes and an access log, 64 connections",
+            Policies,
+            wrk(Request::Small, false),
+            vec![],
+        ),
         Scenario::new("get-10k", "HTTP/1.1, answers of 10 KiB, 64 connections", H1H1, wrk(Request::Get10k, false), vec![]),
         Scenario::new("put-10k", "HTTP/1.1, requests of 10 KiB, 64 connections", H1H1, wrk(Request::Put10k, false), vec![])
             .with_origin(Role::Sink),

@@ -31,7 +31,7 @@ fn ask(port: u16, shape: Shape) -> std::io::Result<bool> {
     stream.set_nodelay(true)?;
     match shape {
         Shape::Tcp => return Ok(true),
-        Shape::H1H1 | Shape::H1H2 => {
+        Shape::H1H1 | Shape::H1H2 | Shape::Policies => {
             stream.write_all(b"GET / HTTP/1.1\r\nhost: service.mesh.local\r\ncontent-length: 0\r\n\r\n")?;
         }
         // The preface and settings without a setting: who speaks HTTP/2 answers with its own.
@@ -40,7 +40,7 @@ fn ask(port: u16, shape: Shape) -> std::io::Result<bool> {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer)?;
     Ok(match shape {
-        Shape::H1H1 | Shape::H1H2 => answer.starts_with(b"HTTP/1.1 200"),
+        Shape::H1H1 | Shape::H1H2 | Shape::Policies => answer.starts_with(b"HTTP/1.1 200"),
         Shape::H2H1 | Shape::H2H2 => answer[3] == 4,
         Shape::Tcp => true,
     })

@@ -145,7 +145,7 @@ impl Outcome {
             promise.against.join("")
         };
         let found = best(subject, &others, promise.metric);
-        let held = if let Ratio::Of(ratio) = found { Some(ratio <= promise.limit) } else { None };
+        let held = found.is_at_most(promise.limit);
         Some(Verdict { promise: format!("{title} at most {}x {whom}", promise.limit), found: found.text(), held })
     }
 }
