@@ -100,7 +100,9 @@ impl Contestant {
             Kind::Nginx => !matches!(shape, Shape::H1H2 | Shape::Tcp | Shape::Policies),
             // What Envoy's retries and weighted clusters do has no like there.
             Kind::Haproxy => shape != Shape::Policies,
-            Kind::Direct | Kind::Weir | Kind::Envoy => true,
+            // There is nobody to translate.
+            Kind::Direct => shape != Shape::H1H2,
+            Kind::Weir | Kind::Envoy => true,
         }
     }
 
