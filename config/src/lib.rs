@@ -21,6 +21,7 @@ pub mod policy;
 pub mod rewrite;
 pub mod schema;
 pub mod snapshot;
+pub mod spiffe;
 pub mod structure;
 pub mod table;
 pub mod trust;

@@ -11,7 +11,8 @@ use http::uri::Authority;
 use crate::access_log::Format;
 use crate::headers::HeaderOps;
 use crate::policy::{RetryRule, Timeouts};
-use crate::schema::{Balance, Direction, ForwardingHeaders, ProxyVersion, RetryBudget, UpstreamProtocol};
+use crate::schema::{Balance, Direction, ForwardingHeaders, ListenerTls, ProxyVersion, RetryBudget, UpstreamProtocol};
+use crate::spiffe::PeerPattern;
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
 use crate::weights::Weights;
@@ -103,12 +104,29 @@ pub struct Bootstrap {
     pub probes: Option<SocketAddr>,
     /// How names are resolved.
     pub dns: Dns,
+    /// Where it is said who this proxy is.
+    pub identity: Option<Identity>,
+}
+
+/// Where it is said who this proxy is, and whom it believes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The roots of its own trust domain.
+    pub trust: PathBuf,
+    /// Other trust domains, and their roots.
+    pub others: Box<[(Box<str>, PathBuf)]>,
+    /// Revoked certificates.
+    pub crl: Option<PathBuf>,
 }
 
 impl Bootstrap {
     /// The fields in which `other` differs, by their names in the file.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let Self { workers, admin, probes, dns } = self;
+        let Self { workers, admin, probes, dns, identity } = self;
         let mut fields = Vec::new();
         if *workers != other.workers {
             fields.push("workers");
@@ -121,6 +139,9 @@ impl Bootstrap {
         }
         if *dns != other.dns {
             fields.push("dns");
+        }
+        if *identity != other.identity {
+            fields.push("identity");
         }
         fields
     }
@@ -187,6 +208,8 @@ pub struct Listener {
     pub app_rule: Option<RuleId>,
     /// What its callers speak.
     pub speaks: Speaks,
+    /// Whether they speak it over mutual TLS.
+    pub tls: ListenerTls,
     /// Who may tell by the PROXY protocol for whom a connection is.
     pub proxy_protocol: Option<ProxyProtocol>,
 }
@@ -394,8 +417,20 @@ pub struct Cluster {
     pub idle_timeout: Duration,
     /// How its connections tell who calls.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// TLS towards its endpoints.
+    pub tls: Option<UpstreamTls>,
     /// How many retries it bears.
     pub retry_budget: RetryBudget,
+}
+
+/// TLS towards the endpoints of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamTls {
+    /// Mutual TLS.
+    Mesh {
+        /// Who may answer; `None` is anybody of this proxy's own trust domain.
+        peers: Option<Box<[PeerPattern]>>,
+    },
 }
 
 /// An endpoint as configured.

@@ -27,6 +27,7 @@ use crate::observe::access_log::LogWriter;
 use crate::observe::metrics::Metrics;
 use crate::settings;
 use crate::state::{Message, Shared};
+use crate::tls;
 use crate::worker;
 
 /// How long the names of a new configuration may take to resolve before it serves without them.
@@ -69,6 +70,7 @@ impl App {
             store,
             status: applier.status(),
             discovery,
+            identity: Arc::default(),
             metrics,
             access_log: ArcSwapOption::empty(),
             loads: (0..workers.count).map(|_| AtomicUsize::new(0)).collect(),
@@ -84,6 +86,9 @@ impl App {
         let sockets = Sockets::new(workers.count);
         let mut app = Self { shared, applier, follower, sockets, workers: Vec::new(), asked, file };
         app.open_access_log(snapshot).context("the access log cannot be opened")?;
+        if let Some(files) = &snapshot.bootstrap.identity {
+            tls::follow::begin(files, &app.shared.identity).context("the identity cannot be used")?;
+        }
         signals.unless_told(app.follower.prepare(snapshot, WARM_UP)).await;
         let change = app.sockets.prepare(snapshot).await?;
         admin::start(&app.shared, &snapshot.bootstrap, level, ask).await?;

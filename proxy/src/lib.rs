@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod app;
 pub mod balance;
+pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod demo;
@@ -27,8 +28,10 @@ pub mod proxy_protocol;
 pub mod respond;
 pub mod settings;
 pub mod slots;
+pub mod socket;
 pub mod state;
 pub mod tcp;
+pub mod tls;
 pub mod tunnel;
 pub mod upstream;
 pub mod worker;

@@ -22,6 +22,8 @@ use crate::clock::{Alarm, Alarms};
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::proxy_protocol::{self, Ends, Greeting};
+use crate::socket::Socket;
+use crate::tls;
 
 /// How long a connection waits for a request, and for the rest of its head.
 pub struct Patience {
@@ -69,7 +71,7 @@ impl Patience {
 
 /// Reads until `judge` has seen enough. `None` if the caller went away first, or takes too long.
 pub async fn read_until<T>(
-    stream: &mut TcpStream,
+    stream: &mut Socket,
     begun: &mut BytesMut,
     member: &Member,
     patience: &mut Patience,
@@ -90,7 +92,7 @@ pub async fn read_until<T>(
             let mut scratch = [MaybeUninit::uninit(); 8192];
             let mut buf = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
-                Poll::Pending if member.may_leave(false) && begun.is_empty() && !has_said_something(stream) => {
+                Poll::Pending if member.may_leave(false) && begun.is_empty() && !has_said_something(stream.tcp()) => {
                     return patience.until(member.fresh_until(), cx).map(|()| None);
                 }
                 // Nothing is answered here: whoever sends part of a preface would not understand it.
@@ -124,7 +126,7 @@ pub enum Told {
 }
 
 /// Reads a PROXY header. `None` if the caller went away first, or takes too long.
-pub async fn proxy_header(stream: &mut TcpStream, begun: &mut BytesMut, member: &Member, mut patience: Patience) -> Option<Told> {
+pub async fn proxy_header(stream: &mut Socket, begun: &mut BytesMut, member: &Member, mut patience: Patience) -> Option<Told> {
     let judge = |begun: &[u8]| match proxy_protocol::parse(begun) {
         Greeting::Incomplete => None,
         decided => Some(decided),
@@ -142,25 +144,28 @@ pub async fn proxy_header(stream: &mut TcpStream, begun: &mut BytesMut, member: 
 /// What a ClientHello shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hello {
-    /// The server name; `None` if it has none, or is of a kind that rustls does not read.
-    Tls(Option<String>),
+    /// It is one.
+    Tls {
+        /// The server name; `None` if it has none, or is of a kind that rustls does not read.
+        name: Option<String>,
+        /// Whether a member of the mesh says it, and not the app's own client.
+        mesh: bool,
+    },
     /// It is not one.
     NotTls,
 }
 
 /// Reads a ClientHello, which stays in the buffer. `None` if the caller went away first, or takes too long.
-pub async fn client_hello(
-    stream: &mut TcpStream,
-    begun: &mut BytesMut,
-    member: &Member,
-    mut patience: Patience,
-) -> Option<Hello> {
+pub async fn client_hello(stream: &mut Socket, begun: &mut BytesMut, member: &Member, mut patience: Patience) -> Option<Hello> {
     let (mut acceptor, mut fed) = (Acceptor::default(), 0);
     read_until(stream, begun, member, &mut patience, |begun| judge_hello(&mut acceptor, &mut fed, begun)).await
 }
 
 /// A TLS record that carries a handshake begins so: its type, and the first byte of a version.
 const HANDSHAKE: [u8; 2] = [22, 3];
+
+/// A ClientHello of a kind that rustls does not read.
+const UNREADABLE: Hello = Hello::Tls { name: None, mesh: false };
 
 /// rustls bounds the size of a message itself, and gives up beyond it.
 fn judge_hello(acceptor: &mut Acceptor, fed: &mut usize, begun: &[u8]) -> Option<Hello> {
@@ -170,15 +175,19 @@ fn judge_hello(acceptor: &mut Acceptor, fed: &mut usize, begun: &[u8]) -> Option
     }
     while *fed < begun.len() {
         match acceptor.read_tls(&mut &begun[*fed..]) {
-            Ok(0) | Err(_) => return Some(Hello::Tls(None)),
+            Ok(0) | Err(_) => return Some(UNREADABLE),
             Ok(read) => *fed += read,
         }
         match acceptor.accept() {
             Ok(None) => {}
-            Ok(Some(accepted)) => return Some(Hello::Tls(accepted.client_hello().server_name().map(str::to_owned))),
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                let mesh = hello.alpn().is_some_and(|mut offered| offered.any(tls::is_of_mesh));
+                return Some(Hello::Tls { name: hello.server_name().map(str::to_owned), mesh });
+            }
             Err((error, _)) => {
                 tracing::debug!(%error, "ClientHello not read");
-                return Some(Hello::Tls(None));
+                return Some(UNREADABLE);
             }
         }
     }

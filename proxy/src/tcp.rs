@@ -25,12 +25,13 @@ use crate::http::logged;
 use crate::observe::Record;
 use crate::opening::{Hello, Patience, client_hello};
 use crate::policy::attempts::{self, Report};
+use crate::socket::Socket;
 use crate::state::listener::Current;
 use crate::tunnel;
 use crate::tunnel::side::Side;
 
 /// Serves a connection to its end. `begun` was read from the stream already.
-pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut, member: Member, cluster: ClusterId) {
+pub async fn serve(connection: Rc<Connection>, stream: Socket, begun: BytesMut, member: Member, cluster: ClusterId) {
     connection.listener.shard.protocols[2].add(1);
     let current = connection.listener.current(&connection.worker);
     let mut record = Record::start(Instant::now());
@@ -39,12 +40,12 @@ pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMu
 }
 
 /// Serves a connection that begins with a ClientHello to its end. `begun` was read from the stream already.
-pub async fn pass_through(connection: Rc<Connection>, mut stream: TcpStream, mut begun: BytesMut, member: Member) {
+pub async fn pass_through(connection: Rc<Connection>, mut stream: Socket, mut begun: BytesMut, member: Member) {
     let patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
     let Some(hello) = client_hello(&mut stream, &mut begun, &member, patience).await else { return };
-    let Hello::Tls(name) = hello else {
+    let Hello::Tls { name, mesh: _ } = hello else {
         connection.listener.shard.malformed.add(1);
-        reset(&stream);
+        reset(stream.tcp());
         return refuse(&connection, Fault::BadRequest(BadRequest::NotTls));
     };
     connection.listener.shard.protocols[3].add(1);
@@ -110,7 +111,7 @@ async fn carry(
             tracing::debug!(peer = %connection.ends.peer, reason = fault.code(), "TCP connection reset");
             record.fault = Some(fault);
             shard.tcp_failed.add(1);
-            return caller.with_stream(reset);
+            return caller.with_tcp(reset);
         }
     };
     let caller = Side::Wire(caller);
@@ -123,7 +124,7 @@ async fn carry(
 }
 
 /// Has the caller see a reset when the connection closes.
-fn reset(stream: &TcpStream) {
+pub fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 

@@ -17,6 +17,7 @@ pub mod echo;
 pub mod explained;
 pub mod frames;
 pub mod load;
+pub mod mesh;
 pub mod mixed;
 pub mod nowhere;
 pub mod origin;

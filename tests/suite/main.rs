@@ -13,12 +13,20 @@ mod control;
 mod failures;
 mod http;
 mod malformed;
+mod mesh;
 mod policy;
 mod routing;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials =
-        [routing::trials(), malformed::trials(), http::trials(), control::trials(), policy::trials(), failures::trials()];
+    let trials = [
+        routing::trials(),
+        malformed::trials(),
+        http::trials(),
+        control::trials(),
+        policy::trials(),
+        failures::trials(),
+        mesh::trials(),
+    ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

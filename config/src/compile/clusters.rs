@@ -13,13 +13,13 @@ pub(super) fn compile(config: &Config, found: &mut Diagnostics) -> (Vec<Cluster>
     for ((name, cluster), id) in config.clusters.iter().zip(0_u32..) {
         let path = all.key(name);
         check_name(name, &path, found);
-        clusters.push(one(name, cluster, &path, found));
+        clusters.push(one(config, name, cluster, &path, found));
         names.insert(name.clone(), ClusterId(id));
     }
     (clusters, names)
 }
 
-fn one(name: &str, cluster: &schema::Cluster, path: &Path<'_>, found: &mut Diagnostics) -> Cluster {
+fn one(config: &Config, name: &str, cluster: &schema::Cluster, path: &Path<'_>, found: &mut Diagnostics) -> Cluster {
     if cluster.connect_timeout.0.is_zero() {
         found.error(&path.key("connect_timeout"), "a timeout of zero lets no connection open");
     }
@@ -31,6 +31,7 @@ fn one(name: &str, cluster: &schema::Cluster, path: &Path<'_>, found: &mut Diagn
         connect_timeout: cluster.connect_timeout.0,
         idle_timeout: cluster.idle_timeout.0,
         proxy_protocol: cluster.proxy_protocol,
+        tls: super::identity::upstream(config, cluster.tls.as_ref(), path, found),
         retry_budget: cluster.retry_budget,
     }
 }

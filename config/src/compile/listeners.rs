@@ -39,6 +39,7 @@ pub(super) fn compile(config: &Config, clusters: &mut Vec<Cluster>, found: &mut 
             let message = format!("`{address}` is already taken by the listener `{}`", other.listener.name);
             found.error(&path.key("listen"), message);
         }
+        super::identity::check_listener(config, listener, &path, found);
         drafts.push(draft(listener, address, clusters, &path, found));
     }
     drafts
@@ -109,6 +110,7 @@ fn draft(
             hosts: HostTable::default(),
             app_rule: None,
             speaks: Speaks::Http,
+            tls: listener.tls,
             proxy_protocol,
         },
     }
@@ -159,6 +161,7 @@ fn app_cluster(
         connect_timeout: schema::Cluster::default_connect().0,
         idle_timeout: schema::Cluster::default_idle().0,
         proxy_protocol: None,
+        tls: None,
         retry_budget: schema::RetryBudget::default(),
     });
     Some(id)

@@ -4,6 +4,7 @@
 //! stand-in so that the rest is still judged. The snapshot is given only if nothing was recorded.
 
 mod clusters;
+mod identity;
 mod listeners;
 mod matches;
 mod policy;
@@ -81,7 +82,9 @@ fn bootstrap(config: &Config, found: &mut Diagnostics) -> Bootstrap {
         .probes
         .as_ref()
         .and_then(|probes| listeners::socket_address(&probes.listen, &root.key("probes").key("listen"), found));
-    Bootstrap { workers, admin: listeners::admin_address(config, found), probes, dns: Dns { servers, min_ttl, max_ttl } }
+    let identity = identity::compile(config, found);
+    let admin = listeners::admin_address(config, found);
+    Bootstrap { workers, admin, probes, dns: Dns { servers, min_ttl, max_ttl }, identity }
 }
 
 fn access_log(config: &Config, found: &mut Diagnostics) -> Option<AccessLog> {

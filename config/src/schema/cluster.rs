@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::RetryBudget;
+use super::{ClusterTls, RetryBudget};
 use crate::units::Span;
 
 /// A named set of endpoints and how to talk to them. Either `endpoints` or `dns`.
@@ -28,6 +28,9 @@ pub struct Cluster {
     /// Begin each connection with a PROXY header that tells the caller's addresses (HAProxy `send-proxy`,
     /// `send-proxy-v2`). A connection then serves one caller only. Default: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// TLS towards the endpoints: `mesh`, or `{ mesh: { peers: [...] } }`. Default: none. Over mutual TLS `protocol: auto` is
+    /// HTTP/2, so that many requests share few connections.
+    pub tls: Option<ClusterTls>,
     /// How many retries the cluster bears.
     #[serde(default)]
     pub retry_budget: RetryBudget,

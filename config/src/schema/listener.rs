@@ -1,6 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::ListenerTls;
 use crate::units::{Limit, Size};
 
 /// A place where weir accepts connections. HTTP/1.0, HTTP/1.1 and HTTP/2 (cleartext, by prior knowledge) share the
@@ -27,6 +28,9 @@ pub struct Listener {
     pub cluster: Option<String>,
     /// The PROXY protocol: who really called, told by a load balancer in front.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whether callers speak mutual TLS, on an inbound listener: `off`, `permissive` or `strict`. Default `off`.
+    #[serde(default)]
+    pub tls: ListenerTls,
     /// Where the app listens; needed on an inbound listener, which sends everything there that no route speaks for.
     #[schemars(example = &"127.0.0.1:8080")]
     pub app: Option<String>,

@@ -4,6 +4,7 @@
 //! Types are plain: no positions, no cross references resolved. `compile` judges them.
 
 mod cluster;
+mod identity;
 mod listener;
 mod policy;
 mod route;
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use cluster::{Balance, Cluster, Endpoint, ProxyVersion, UpstreamProtocol, WeightedEndpoint};
+pub use identity::{ClusterTls, ClusterTlsSettings, Identity, IdentityFiles, ListenerTls, Mesh, MeshWord};
 pub use listener::{Direction, ForwardingHeaders, Http2, Limits, Listener, ListenerProtocol, ProxyProtocol};
 pub use policy::{Backoff, Retry, RetryBudget, RetryOn, Timeout};
 pub use route::{
@@ -44,6 +46,9 @@ pub struct Config {
     /// How names of endpoints are resolved. Changing it needs a restart.
     #[serde(default)]
     pub dns: Dns,
+    /// Who this proxy is in the mesh; needed for mutual TLS. Changing which files they are needs a restart, changing what
+    /// is in them does not.
+    pub identity: Option<Identity>,
     /// How weir leaves.
     #[serde(default)]
     pub shutdown: Shutdown,

@@ -45,6 +45,7 @@ const HELP: &str = "weir admin\n\n\
     GET  /metrics    Prometheus metrics\n\
     GET  /config     the configuration that serves, and what became of the newest one offered\n\
     GET  /clusters   clusters, endpoints and names\n\
+    GET  /certs      who this proxy is in the mesh, until when, and whom it believes\n\
     GET  /explain?url=http://host/path&method=GET&header=name:value&listener=name\n\
     \x20               where such a request goes, and why\n\
     GET  /log        the level of weir's own log\n\
@@ -68,6 +69,7 @@ impl Pages {
             ("/" | "/help", &Method::GET) if admin => text(StatusCode::OK, HELP),
             ("/config", &Method::GET) if admin => self.config(),
             ("/clusters", &Method::GET) if admin => self.clusters(),
+            ("/certs", &Method::GET) if admin => self.certs(),
             ("/explain", &Method::GET) if admin => self.explain(request.uri().query().unwrap_or("")),
             ("/log", &Method::GET) if admin => text(StatusCode::OK, &format!("{}\n", (self.level.get)())),
             ("/log", &Method::POST) if admin => self.set_level(request.uri().query().unwrap_or("")),
@@ -77,7 +79,7 @@ impl Pages {
             ("/drain", &Method::POST) if admin => self.ask(Ask::Drain, "draining; SIGTERM or POST /shutdown ends it\n"),
             ("/shutdown", &Method::POST) if admin => self.ask(Ask::Leave, "leaving as soon as nothing is in flight\n"),
             ("/ready" | "/live" | "/metrics", _) => not_allowed("GET"),
-            ("/" | "/help" | "/config" | "/clusters" | "/explain", _) if admin => not_allowed("GET"),
+            ("/" | "/help" | "/config" | "/clusters" | "/certs" | "/explain", _) if admin => not_allowed("GET"),
             ("/log", _) if admin => not_allowed("GET, POST"),
             ("/reload" | "/drain" | "/shutdown", _) if admin => not_allowed("POST"),
             _ => text(StatusCode::NOT_FOUND, "there is no such page; see /help on the admin server\n"),
@@ -175,6 +177,29 @@ impl Pages {
         let published = self.shared.store.load();
         let clusters: Vec<Value> = published.snapshot.clusters.iter().map(|cluster| self.cluster(cluster)).collect();
         json_page(&json!({ "generation": published.generation, "clusters": clusters }))
+    }
+
+    fn certs(&self) -> Page {
+        let current = self.shared.identity.current();
+        let Some(identity) = &*current else {
+            return json_page(&json!({ "identity": null, "why": "the configuration has no `identity`" }));
+        };
+        let status = self.shared.identity.status();
+        let trust: serde_json::Map<String, Value> =
+            identity.trust_domains().into_iter().map(|(name, roots)| (name.to_owned(), roots.into())).collect();
+        let moment = httpdate::fmt_http_date;
+        json_page(&json!({
+            "identity": identity.id.as_str(),
+            "serial": identity.serial,
+            "not_before": moment(identity.not_before),
+            "not_after": moment(identity.not_after),
+            "valid": identity.is_valid(SystemTime::now()),
+            "in_use_since": moment(identity.loaded),
+            "trust_domains": trust,
+            "taken": status.taken,
+            "rejected": status.rejected,
+            "error": status.error,
+        }))
     }
 
     fn cluster(&self, cluster: &weir_config::snapshot::Cluster) -> Value {

@@ -16,6 +16,7 @@ use super::budget::Budget;
 use super::discovery::{Discovery, Resolved};
 use crate::error::Fault;
 use crate::observe::metrics::ClusterShard;
+use crate::tls::follow::Holder;
 use crate::upstream::endpoint::Endpoint;
 
 /// A cluster on one worker.
@@ -26,6 +27,7 @@ pub struct ClusterState {
     turn: Cell<u64>,
     shard: Arc<ClusterShard>,
     budget: Arc<Budget>,
+    identity: Arc<Holder>,
     worker: usize,
 }
 
@@ -59,6 +61,7 @@ impl ClusterState {
         discovery: &Discovery,
         shard: Arc<ClusterShard>,
         budget: Arc<Budget>,
+        identity: Arc<Holder>,
         worker: usize,
     ) -> Rc<Self> {
         let state = Self {
@@ -68,6 +71,7 @@ impl ClusterState {
             turn: Cell::new(0),
             shard,
             budget,
+            identity,
             worker,
         };
         state.watch(discovery);
@@ -82,7 +86,12 @@ impl ClusterState {
         if **self.config.borrow() == *cluster && !stale {
             return;
         }
-        *self.config.borrow_mut() = Rc::new(cluster.clone());
+        let before = self.config.replace(Rc::new(cluster.clone()));
+        if before.tls != cluster.tls {
+            // Connections in the clear, or to peers that are not expected any more, must not serve another request.
+            let none = EndpointSet { list: Box::default(), weights: None };
+            self.endpoints.replace(Rc::new(none)).list.iter().for_each(|endpoint| endpoint.retire());
+        }
         self.watch(discovery);
         self.rebuild();
     }
@@ -193,7 +202,7 @@ impl ClusterState {
         let old = Rc::clone(&self.endpoints.borrow());
         let list = wanted.iter().map(|(address, _)| match old.list.iter().find(|endpoint| endpoint.address == *address) {
             Some(endpoint) => Rc::clone(endpoint),
-            None => Rc::new(Endpoint::new(*address, &self.shard)),
+            None => Rc::new(Endpoint::new(*address, &self.shard, &self.identity)),
         });
         let set = EndpointSet { list: list.collect(), weights: Weights::new(wanted.iter().map(|(_, weight)| *weight)) };
         for endpoint in &old.list {

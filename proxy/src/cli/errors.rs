@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use crate::error::{BadRequest, Fault, Row, Whose};
+use crate::tls::Refusal;
 
 /// One error in words; `None` if there is no such code.
 pub(super) fn one(code: &str) -> Option<String> {
-    let malformed = BadRequest::ALL.map(Fault::BadRequest);
-    let fault = Fault::ALL.into_iter().chain(malformed).find(|fault| fault.code() == code)?;
+    let fault = all().find(|fault| fault.code() == code)?;
     let Row { code, whose, status, grpc, flag, message, advice, .. } = fault.row();
     let whose = match whose {
         Whose::Configuration => "weir's configuration",
@@ -27,7 +27,13 @@ pub(super) fn one(code: &str) -> Option<String> {
 
 /// Every code that is near `code`, or all.
 pub(super) fn codes() -> Vec<&'static str> {
-    Fault::ALL.into_iter().map(Fault::code).chain(BadRequest::ALL.into_iter().map(BadRequest::code)).collect()
+    all().map(Fault::code).collect()
+}
+
+fn all() -> impl Iterator<Item = Fault> {
+    let malformed = BadRequest::ALL.into_iter().map(Fault::BadRequest);
+    let tls = Refusal::ALL.iter().flat_map(|refusal| [Fault::UpstreamTls(*refusal), Fault::CallerTls(*refusal)]);
+    Fault::ALL.into_iter().chain(malformed).chain(tls)
 }
 
 const HEAD: &str = "# Errors
@@ -45,9 +51,17 @@ status: the response breaks off (HTTP/1 closes, HTTP/2 resets the stream), and t
 |---|---|---|---|---|---|
 ";
 
-const MALFORMED: &str = "
+const REST: &str = "
 `downstream_gone` is never seen by anybody but the log: the caller is gone.
 
+## TLS
+
+With flag `UF`, status 503 and gRPC status 14 where no connection with an upstream could be made; with flag `DPE`, in the log
+only, where a caller was refused.
+
+| code: `upstream_tls_` or `caller_tls_` and | what happened |
+|---|---|
+@TLS@
 ## Malformed requests
 
 With flag `DPE` and gRPC status 3. On HTTP/1 the connection is closed. What is wrong in a head is refused before anything of
@@ -66,7 +80,8 @@ pub(super) fn markdown() -> String {
         let (status, grpc, flag) = (status.as_u16(), grpc as u8, flag.letters());
         let _ = writeln!(out, "| `{code}` | {status} | {grpc} | {flag} | {} | {advice} |", sentence(message));
     }
-    out.push_str(MALFORMED);
+    let refusals = Refusal::ALL.iter().map(|refusal| format!("| `{}` | {} |\n", refusal.code(), sentence(refusal.text())));
+    out.push_str(&REST.replace("@TLS@\n", &format!("{}\n", refusals.collect::<String>())));
     for bad in BadRequest::ALL {
         let _ = writeln!(out, "| `{}` | {} | {} |", bad.code(), bad.status().as_u16(), sentence(bad.message()));
     }

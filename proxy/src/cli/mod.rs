@@ -1,5 +1,6 @@
 //! The command line.
 
+mod ca;
 mod check;
 mod errors;
 mod explain;
@@ -114,6 +115,11 @@ enum Command {
         #[arg(long, conflicts_with = "code")]
         markdown: bool,
     },
+    /// A certificate authority in a directory, for development and small fleets.
+    Ca {
+        #[command(subcommand)]
+        action: ca::Action,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -145,6 +151,7 @@ pub fn main() -> ExitCode {
             None => fail(&format!("there is no error `{code}`; {}", weir_config::error::suggest(&code, errors::codes()))),
         },
         Command::Errors { .. } => print(&(errors::codes().join("\n") + "\n")),
+        Command::Ca { action } => ca::main(&action),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut script);

@@ -12,6 +12,8 @@ use http::StatusCode;
 pub use flag::Flag;
 pub use request::BadRequest;
 
+use crate::tls::Refusal;
+
 /// Why weir answers a request itself, or gives up on a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -55,6 +57,12 @@ pub enum Fault {
     SlowHead,
     /// The caller paused in the body for longer than the listener's `limits.body_read`.
     SlowBody,
+    /// No TLS connection with the upstream.
+    UpstreamTls(Refusal),
+    /// No TLS connection with the caller.
+    CallerTls(Refusal),
+    /// The caller speaks in the clear where mutual TLS is asked for.
+    Plaintext,
 }
 
 /// gRPC status codes that weir uses.
@@ -67,6 +75,8 @@ pub enum GrpcCode {
     InvalidArgument = 3,
     /// DEADLINE_EXCEEDED.
     DeadlineExceeded = 4,
+    /// PERMISSION_DENIED.
+    PermissionDenied = 7,
     /// RESOURCE_EXHAUSTED.
     ResourceExhausted = 8,
     /// UNIMPLEMENTED.
@@ -111,8 +121,8 @@ pub struct Row {
 }
 
 impl Fault {
-    /// Every fault but those of malformed requests.
-    pub const ALL: [Self; 19] = [
+    /// Every fault but those of malformed requests and of TLS.
+    pub const ALL: [Self; 20] = [
         Self::NoRoute,
         Self::NoRule,
         Self::NoEndpoint,
@@ -131,6 +141,7 @@ impl Fault {
         Self::SlowBody,
         Self::BadExpectation,
         Self::ConnectRefused,
+        Self::Plaintext,
         Self::DownstreamGone,
     ];
 
@@ -358,6 +369,39 @@ impl Fault {
                     Flag::DownstreamTermination,
                     "the caller went away",
                     "Usually the caller's own timeout.",
+                )
+            },
+            Self::UpstreamTls(refusal) => row(
+                refusal.upstream_code(),
+                Upstream,
+                S::SERVICE_UNAVAILABLE,
+                G::Unavailable,
+                Flag::UpstreamConnectFailure,
+                refusal.text(),
+                "`GET /certs` shows this proxy's own certificate and whom it believes.",
+            ),
+            Self::CallerTls(refusal) => Row {
+                closes_connection: true,
+                ..row(
+                    refusal.caller_code(),
+                    Caller,
+                    S::FORBIDDEN,
+                    G::PermissionDenied,
+                    Flag::DownstreamProtocolError,
+                    refusal.text(),
+                    "`GET /certs` shows this proxy's own certificate and whom it believes.",
+                )
+            },
+            Self::Plaintext => Row {
+                closes_connection: true,
+                ..row(
+                    "plaintext",
+                    Caller,
+                    S::FORBIDDEN,
+                    G::PermissionDenied,
+                    Flag::DownstreamProtocolError,
+                    "the caller speaks in the clear, and the listener's tls is strict",
+                    "Give the caller a sidecar, or set `tls: permissive` until every caller has one.",
                 )
             },
             Self::BadRequest(bad) => Row {

@@ -71,7 +71,13 @@ where
     /// # Errors
     /// The message is not complete, and never will be.
     pub fn poll(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Poll<Result<(), SendError<B::Error>>> {
-        self.drive(cx, |parts, cx| wire.poll_write(cx, parts))
+        let driven = self.drive(cx, |parts, cx| wire.poll_write(cx, parts));
+        // What is waited for may come only when the peer has what was written so far.
+        let flushed = wire.poll_flush(cx);
+        match driven {
+            Poll::Ready(Ok(())) => flushed.map_err(SendError::Io),
+            driven => driven,
+        }
     }
 
     fn drive(&mut self, cx: &mut Context<'_>, mut write: impl Write) -> Poll<Result<(), SendError<B::Error>>> {

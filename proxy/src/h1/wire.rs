@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use super::decode::{Decoder, Piece};
 use super::large::Large;
 use super::{Broken, encode};
+use crate::socket::Socket;
 
 /// What one read takes at most, unless a large body is under way. Read on the stack and copied, so that the buffer that
 /// stays is as large as what came.
@@ -31,7 +32,7 @@ const MAX_AHEAD: usize = 16 << 10;
 
 /// The socket of one connection.
 pub struct Wire {
-    stream: RefCell<TcpStream>,
+    stream: RefCell<Socket>,
     unread: RefCell<BytesMut>,
     decoder: RefCell<Decoder>,
     /// Informational responses that are not on the wire yet.
@@ -48,7 +49,7 @@ pub struct Wire {
 
 impl Wire {
     /// Takes a socket over; `unread` was read from it already.
-    pub fn new(stream: TcpStream, unread: BytesMut) -> Rc<Self> {
+    pub fn new(stream: Socket, unread: BytesMut) -> Rc<Self> {
         Rc::new(Self {
             stream: RefCell::new(stream),
             unread: RefCell::new(unread),
@@ -174,10 +175,7 @@ impl Wire {
     /// Whether an idle connection can carry another exchange, as far as this side can know: the peer has neither closed
     /// nor said anything unasked.
     pub fn is_usable(&self) -> bool {
-        // Costs no system call unless the runtime knows of something to read; then the connection is over anyway.
-        let silent =
-            || matches!(self.stream.borrow().try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        self.is_done() && self.is_empty() && silent()
+        self.is_done() && self.is_empty() && self.stream.borrow_mut().is_silent()
     }
 
     /// Reads and throws away. Gives the number of bytes, 0 at the end of the stream.
@@ -253,7 +251,7 @@ impl Wire {
         }
         encode::informational(&mut queued, status, headers);
         // What the socket does not take now leaves before the next bytes.
-        if let Ok(written) = self.stream.borrow().try_write(&queued) {
+        if let Ok(written) = self.stream.borrow_mut().try_write(&queued) {
             queued.drain(..written);
         }
     }
@@ -284,6 +282,14 @@ impl Wire {
         }
     }
 
+    /// Ready when everything that was written is on its way.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
+    }
+
     /// Says that nothing more will be written.
     ///
     /// # Errors
@@ -293,8 +299,13 @@ impl Wire {
     }
 
     /// Works on the socket.
-    pub fn with_stream<T>(&self, work: impl FnOnce(&TcpStream) -> T) -> T {
-        work(&self.stream.borrow())
+    pub fn with_tcp<T>(&self, work: impl FnOnce(&TcpStream) -> T) -> T {
+        work(self.stream.borrow().tcp())
+    }
+
+    /// Whether what is on the wire is what is read and written.
+    pub fn is_plain(&self) -> bool {
+        self.stream.borrow().is_plain()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
+use weir_config::spiffe::SpiffeId;
 
 use super::forwarding::Caller;
 use super::h2_gate::PREFACE;
@@ -11,6 +11,7 @@ use super::{h1, h2};
 use crate::drain::Member;
 use crate::opening::{Patience, read_until};
 use crate::proxy_protocol::Ends;
+use crate::socket::Socket;
 use crate::state::Worker;
 use crate::state::listener::ListenerState;
 
@@ -24,10 +25,12 @@ pub struct Connection {
     pub ends: Ends,
     /// The caller, for forwarding headers and trust.
     pub caller: Caller,
+    /// Who the caller is, if mutual TLS has shown it.
+    pub peer: Option<SpiffeId>,
 }
 
 /// Serves a connection to its end. `begun` was read from the stream already.
-pub async fn serve(connection: Rc<Connection>, mut stream: TcpStream, mut begun: BytesMut, member: Member) {
+pub async fn serve(connection: Rc<Connection>, mut stream: Socket, mut begun: BytesMut, member: Member) {
     let mut patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
     let Some(protocol) = read_until(&mut stream, &mut begun, &member, &mut patience, classify).await else {
         return;

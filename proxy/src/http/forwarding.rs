@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use weir_config::schema::ForwardingHeaders;
 
+/// Who has shown which certificate (Envoy `x-forwarded-client-cert`).
+static CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -30,19 +32,36 @@ pub struct Caller {
     /// The address as a header value.
     value: HeaderValue,
     trusted: bool,
+    certificate: Claim,
+}
+
+/// What becomes of `x-forwarded-client-cert`, which tells the app who called.
+#[derive(Debug, Clone)]
+pub enum Claim {
+    /// It is kept as a trusted peer sent it.
+    Kept,
+    /// It is removed: where callers are known by their certificates, this one has shown none.
+    Removed,
+    /// It is replaced by what was verified here.
+    Verified(HeaderValue),
 }
 
 impl Caller {
     /// The peer of a connection and whether it is believed.
-    pub fn new(address: IpAddr, trusted: bool) -> Self {
+    pub fn new(address: IpAddr, trusted: bool, certificate: Claim) -> Self {
         let address = address.to_canonical();
         let value = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { address, value, trusted }
+        Self { address, value, trusted, certificate }
     }
 
     /// Whether the peer is believed.
     pub fn is_trusted(&self) -> bool {
         self.trusted
+    }
+
+    /// Whether all that the peer says of who called stays as it is.
+    pub fn is_left_alone(&self) -> bool {
+        self.trusted && matches!(self.certificate, Claim::Kept)
     }
 }
 
@@ -55,6 +74,11 @@ pub fn apply(headers: &mut HeaderMap, mode: ForwardingHeaders, caller: &Caller, 
         for name in OTHER_CLAIMS {
             headers.remove(name);
         }
+    }
+    match &caller.certificate {
+        Claim::Kept => {}
+        Claim::Removed => drop(headers.remove(&CERTIFICATE)),
+        Claim::Verified(value) => drop(headers.insert(CERTIFICATE.clone(), value.clone())),
     }
     if matches!(mode, ForwardingHeaders::XForwarded | ForwardingHeaders::Both) {
         append(headers, &FOR, &caller.value);
@@ -118,7 +142,7 @@ mod tests {
         for (name, value) in incoming {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        let caller = Caller::new(peer.parse().unwrap(), trusted);
+        let caller = Caller::new(peer.parse().unwrap(), trusted, Claim::Kept);
         apply(&mut headers, mode, &caller, Some(&HeaderValue::from_static("shop:80")));
         let mut all: Vec<_> = headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
         all.sort();

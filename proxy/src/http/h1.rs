@@ -13,7 +13,6 @@ use bytes::BytesMut;
 use http::Response;
 use http_body::{Body, SizeHint};
 use socket2::SockRef;
-use tokio::net::TcpStream;
 
 use super::body::ResponseBody;
 use super::connection::Connection;
@@ -28,6 +27,7 @@ use crate::h1::spare;
 use crate::h1::wire::Wire;
 use crate::h1::{Framing, Limits};
 use crate::opening::{Patience, has_said_something};
+use crate::socket::Socket;
 use crate::tunnel::side::Side;
 use crate::upstream::MAX_UPLOAD_ALONE;
 use crate::upstream::body::Source;
@@ -44,7 +44,7 @@ const MAX_LINGER: Duration = Duration::from_secs(1);
 const MAX_GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves the connection to its end. `begun` was read from the stream already.
-pub async fn serve(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut, member: Member) {
+pub async fn serve(connection: Rc<Connection>, stream: Socket, begun: BytesMut, member: Member) {
     let configured = connection.listener.limits();
     let limits = Limits { header_bytes: configured.header_bytes, header_count: configured.header_count };
     let mut patience = Patience::new(&connection.worker.alarms, &configured);
@@ -99,7 +99,7 @@ async fn finish(connection: &Rc<Connection>, wire: &Wire, end: End) {
     match end {
         End::Gone => {}
         // A reset is all that tells a caller of HTTP/1.0 that a body is not whole.
-        End::Reset => drop(wire.with_stream(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)))),
+        End::Reset => drop(wire.with_tcp(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)))),
         End::Quiet | End::Refused(_) => {
             // Boxed, for a connection does without it nearly all its life.
             let _ = Box::pin(tokio::time::timeout(MAX_GOODBYE, goodbye(connection, wire, &end))).await;
@@ -150,9 +150,7 @@ fn next(
         }
         match wire.poll_fill(cx) {
             // What the caller sent already is answered; silence ends the connection.
-            Poll::Pending
-                if member.may_leave(patience.has_served()) && wire.is_empty() && !wire.with_stream(has_said_something) =>
-            {
+            Poll::Pending if member.may_leave(patience.has_served()) && wire.is_empty() && !wire.with_tcp(has_said_something) => {
                 return Poll::Ready(Ok(None));
             }
             Poll::Pending => return patience.poll(!wire.is_empty(), cx).map(|fault| fault.map_or(Ok(None), Err)),

@@ -13,7 +13,6 @@ use h2::Reason;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::body::{ResponseBody, Tunnel};
@@ -25,6 +24,7 @@ use crate::drain::Member;
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::opening::Patience;
+use crate::socket::Socket;
 use crate::tunnel;
 use crate::tunnel::side::{Side, Stream};
 use crate::upstream::body::Source;
@@ -44,7 +44,7 @@ const MAX_HEADER_LIST: u32 = 768 << 10;
 const MAX_LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves the connection to its end. `prefix` was read from the stream already.
-pub async fn serve(connection: Rc<Connection>, stream: TcpStream, prefix: Bytes, member: Member) {
+pub async fn serve(connection: Rc<Connection>, stream: Socket, prefix: Bytes, member: Member) {
     let limits = connection.listener.limits();
     let flood = Rc::new(Cell::new(None));
     let inspector = Inspector::new(limits.http2.clone(), Instant::now());
@@ -197,7 +197,7 @@ async fn tunnel(
 
 /// The socket, with the flood gate in front of the h2 crate.
 struct H2Io {
-    stream: TcpStream,
+    stream: Socket,
     prefix: Bytes,
     inspector: Inspector,
     flood: Rc<Cell<Option<Flood>>>,

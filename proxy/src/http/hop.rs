@@ -89,6 +89,24 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Tells the next hop of the mesh that a request came as HTTP/1 though it goes on as HTTP/2, so that the app at the other end
+/// gets it as its caller sent it.
+static PROTO: HeaderName = HeaderName::from_static("x-weir-proto");
+
+/// Says how a request came, or that nothing was changed.
+pub fn tell_h1(headers: &mut HeaderMap, was_h1: bool) {
+    if was_h1 {
+        headers.insert(PROTO.clone(), HeaderValue::from_static("http1"));
+    } else {
+        headers.remove(&PROTO);
+    }
+}
+
+/// Whether a hop of the mesh says that a request came as HTTP/1. What it says goes no further.
+pub fn was_h1(headers: &mut HeaderMap) -> bool {
+    headers.remove(&PROTO).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -358,12 +358,17 @@ impl Forward {
         if upgrade.is_none() && upgrade::is_extended(&head) {
             return respond::fault(Fault::ConnectRefused, record);
         }
+        let from_h2 = head.version == Version::HTTP_2;
+        let was_h1 = connection.peer.is_some() && hop::was_h1(&mut head.headers);
         let http2 = match cluster.protocol {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Auto => head.version == Version::HTTP_2,
+            // In the mesh many requests share few connections, for each costs a handshake.
+            UpstreamProtocol::Auto => cluster.tls.is_some() || from_h2 && !was_h1,
         };
-        let from_h2 = head.version == Version::HTTP_2;
+        if cluster.tls.is_some() {
+            hop::tell_h1(&mut head.headers, http2 && !from_h2);
+        }
         // What follows a request for another protocol is no body; it waits for the answer.
         let (source, ahead) = if upgrade.is_some() { (Source::Empty, source) } else { (source, Source::Empty) };
         let (body, held) = body(connection, source, &head, self.seen, &caller);
@@ -458,7 +463,7 @@ fn prepare_head(connection: &Connection, current: &Current, forward: &Forward, h
     let rule = rule_of(current, forward.rule);
     hop::remove_seen(&mut head.headers, forward.seen);
     let forwarding = current.prepared.snapshot().listener(current.id).forwarding;
-    if forwarding != ForwardingHeaders::None || !connection.caller.is_trusted() {
+    if forwarding != ForwardingHeaders::None || !connection.caller.is_left_alone() {
         let host = forwarding::host(&head.headers, head.uri.authority());
         forwarding::apply(&mut head.headers, forwarding, &connection.caller, host.as_ref());
     }

@@ -3,6 +3,7 @@
 //! Each worker accepts on its own `SO_REUSEPORT` socket. The kernel spreads connections by hash, which goes uneven with
 //! few, long-lived ones; so a worker that is ahead hands a fresh connection to a less loaded worker.
 
+mod secure;
 pub mod sockets;
 
 use std::io;
@@ -13,17 +14,21 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::TrySendError;
+use weir_config::schema::ListenerTls;
 use weir_config::snapshot::Speaks;
 
 use crate::drain::Member;
 use crate::error::{BadRequest, Fault};
 use crate::http::connection::{self, Connection};
-use crate::http::forwarding::Caller;
+use crate::http::forwarding::{Caller, Claim};
 use crate::opening::{self, Patience, Told};
 use crate::proxy_protocol::Ends;
+use crate::socket::Socket;
 use crate::state::listener::ListenerState;
 use crate::state::{Message, Worker};
 use crate::tcp;
+use crate::tls::handshake::Verified;
+use secure::Opened;
 
 /// Accepts until the listener is stopped.
 pub async fn accept(worker: Rc<Worker>, state: Rc<ListenerState>, socket: TcpListener) {
@@ -115,20 +120,21 @@ fn serve(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
         return;
     }
     let _ = stream.set_nodelay(true);
+    let stream = Socket::Plain(stream);
     let open = Open::new(worker, state);
     let ends = Ends { peer, local };
     let member = state.connections.join();
     match state.proxy_protocol(peer.ip()) {
         // By itself, though `converse` would do: what an idle connection costs is above all its future.
-        None if state.speaks() == Speaks::Http => {
-            let connection = describe(worker, state, ends);
+        None if state.speaks() == Speaks::Http && state.tls() == ListenerTls::Off => {
+            let connection = describe(worker, state, ends, None);
             tokio::task::spawn_local(async move {
                 connection::serve(connection, stream, BytesMut::new(), member).await;
                 drop(open);
             });
         }
         None => {
-            let connection = describe(worker, state, ends);
+            let connection = describe(worker, state, ends, None);
             tokio::task::spawn_local(async move {
                 converse(connection, stream, BytesMut::new(), member).await;
                 drop(open);
@@ -149,7 +155,7 @@ async fn introduced(
     worker: &Rc<Worker>,
     state: &Rc<ListenerState>,
     ends: Ends,
-    mut stream: TcpStream,
+    mut stream: Socket,
     required: bool,
     member: Member,
 ) {
@@ -171,14 +177,22 @@ async fn introduced(
                     "a connection without a valid PROXY header was closed; does the balancer send it? (`proxy_protocol`)"
                 );
             }
-            return tcp::refuse(&describe(worker, state, ends), Fault::BadRequest(BadRequest::ProxyHeader));
+            return tcp::refuse(&describe(worker, state, ends, None), Fault::BadRequest(BadRequest::ProxyHeader));
         }
     };
-    converse(describe(worker, state, ends), stream, begun, member).await;
+    converse(describe(worker, state, ends, None), stream, begun, member).await;
 }
 
-/// Serves a connection whose caller is known.
-async fn converse(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut, member: Member) {
+/// Serves a connection whose caller's address is known.
+async fn converse(connection: Rc<Connection>, stream: Socket, begun: BytesMut, member: Member) {
+    let (connection, stream, begun, member) = match connection.listener.tls() {
+        ListenerTls::Off => (connection, stream, begun, member),
+        // Boxed, for it is over before the connection is served.
+        mode => match Box::pin(secure::open(connection, stream, begun, member, mode)).await {
+            Some(Opened { connection, stream, begun, member }) => (connection, stream, begun, member),
+            None => return,
+        },
+    };
     match connection.listener.speaks() {
         Speaks::Http => connection::serve(connection, stream, begun, member).await,
         Speaks::Tcp(cluster) => Box::pin(tcp::serve(connection, stream, begun, member, cluster)).await,
@@ -186,10 +200,16 @@ async fn converse(connection: Rc<Connection>, stream: TcpStream, begun: BytesMut
     }
 }
 
-fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, ends: Ends) -> Rc<Connection> {
+fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, ends: Ends, verified: Option<Verified>) -> Rc<Connection> {
     let peer = ends.peer.ip();
-    let caller = Caller::new(peer, state.trusts(peer.to_canonical()));
-    Rc::new(Connection { worker: Rc::clone(worker), listener: Rc::clone(state), ends, caller })
+    let certificate = match &verified {
+        Some(verified) => Claim::Verified(verified.header.clone()),
+        None if state.tls() == ListenerTls::Off => Claim::Kept,
+        None => Claim::Removed,
+    };
+    let caller = Caller::new(peer, state.trusts(peer.to_canonical()), certificate);
+    let peer = verified.map(|verified| verified.id);
+    Rc::new(Connection { worker: Rc::clone(worker), listener: Rc::clone(state), ends, caller, peer })
 }
 
 /// Counts an open connection.

@@ -3,13 +3,14 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::metrics::{BOUNDS_US, Cell, ClusterShard, Histogram, ListenerShard, Metrics, RuleKey, RuleShard};
 use weir_config::policy::Denied;
 
 use crate::error::Flag;
 use crate::state::Shared;
+use crate::tls::Refusal;
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -54,6 +55,7 @@ pub fn text(shared: &Shared) -> String {
     clusters(&mut out, metrics);
     listeners(&mut out, metrics);
     config(&mut out, shared);
+    identity(&mut out, shared);
     own(&mut out, shared);
     process(&mut out, shared);
     out.0
@@ -229,6 +231,45 @@ fn listeners(out: &mut Text, metrics: &Metrics) {
             out.line(name, &[("listener", listener), ("protocol", protocol)], sum(shards, |s| &s.protocols[place]));
         }
     }
+    callers_tls(out, &rows);
+}
+
+fn callers_tls(out: &mut Text, rows: &[(Box<str>, Vec<Arc<ListenerShard>>)]) {
+    let name = "weir_downstream_tls_total";
+    out.head(name, "counter", "Connections served on listeners with mutual TLS, by what the caller spoke.");
+    for (listener, shards) in rows {
+        for (place, tls) in ["mtls", "tls", "plain"].into_iter().enumerate() {
+            out.line(name, &[("listener", listener), ("tls", tls)], sum(shards, |s| &s.tls[place]));
+        }
+    }
+    let name = "weir_downstream_tls_refused_total";
+    out.head(name, "counter", "Connections refused on listeners with mutual TLS, by reason.");
+    for (listener, shards) in rows {
+        for refusal in Refusal::ALL {
+            let count = sum(shards, |s| &s.handshakes_failed[*refusal as usize]);
+            if count > 0 {
+                out.line(name, &[("listener", listener), ("reason", refusal.code())], count);
+            }
+        }
+        out.line(name, &[("listener", listener), ("reason", "plaintext")], sum(shards, |s| &s.plaintext_refused));
+    }
+}
+
+fn identity(out: &mut Text, shared: &Shared) {
+    let current = shared.identity.current();
+    let Some(identity) = &*current else { return };
+    let seconds = |moment: SystemTime| moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let age = identity.loaded.elapsed().unwrap_or_default().as_secs();
+    out.head("weir_identity_info", "gauge", "Always 1; who this proxy is, and by which certificate.");
+    out.line("weir_identity_info", &[("id", identity.id.as_str()), ("serial", &identity.serial)], 1);
+    let until = seconds(identity.not_after);
+    out.single("weir_identity_not_after_timestamp_seconds", "gauge", "When this proxy's certificate expires.", until);
+    out.single("weir_identity_age_seconds", "gauge", "How long this proxy's certificate has been in use.", age);
+    let status = shared.identity.status();
+    let name = "weir_identity_updates_total";
+    out.head(name, "counter", "Identities offered by the files, by what became of them.");
+    out.line(name, &[("result", "taken")], status.taken);
+    out.line(name, &[("result", "rejected")], status.rejected);
 }
 
 fn config(out: &mut Text, shared: &Shared) {

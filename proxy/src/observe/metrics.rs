@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use weir_config::policy::Denied;
 
 use crate::error::Flag;
+use crate::tls::Refusal;
 
 /// A number with one writer and any number of readers.
 #[derive(Debug, Default)]
@@ -110,6 +111,12 @@ pub struct ListenerShard {
     pub refused: Cell,
     /// Connections by protocol: HTTP/1, HTTP/2, opaque TCP, TLS that is passed through.
     pub protocols: [Cell; 4],
+    /// Connections by TLS, where mutual TLS is asked for: the mesh's, the app's own, in the clear.
+    pub tls: [Cell; 3],
+    /// Handshakes of callers that failed, by reason.
+    pub handshakes_failed: [Cell; Refusal::ALL.len()],
+    /// Connections in the clear that were refused.
+    pub plaintext_refused: Cell,
     /// Bytes of opaque connections, from the caller and to it.
     pub tcp_bytes: [Cell; 2],
     /// Opaque connections that were reset because there was no upstream.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use weir_config::schema::ListenerTls;
 use weir_config::snapshot::{Limits, ListenerId, Speaks};
 
 use super::Worker;
@@ -78,6 +79,12 @@ impl ListenerState {
     pub fn speaks(&self) -> Speaks {
         let current = self.current.borrow();
         current.prepared.snapshot().listener(current.id).speaks
+    }
+
+    /// Whether its callers speak mutual TLS.
+    pub fn tls(&self) -> ListenerTls {
+        let current = self.current.borrow();
+        current.prepared.snapshot().listener(current.id).tls
     }
 
     /// Whether this peer may tell by the PROXY protocol for whom its connection is, and whether it must.

@@ -27,6 +27,7 @@ use crate::clock::Alarms;
 use crate::observe::access_log::{LogHandle, LogWriter};
 use crate::observe::metrics::Metrics;
 use crate::slots::Slots;
+use crate::tls::follow::Holder;
 use crate::tunnel::Tools;
 use crate::tunnel::splice::Pipes;
 use listener::ListenerState;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub status: Arc<Mutex<Status>>,
     /// The addresses of names.
     pub discovery: Arc<Discovery>,
+    /// Who this proxy is in the mesh.
+    pub identity: Arc<Holder>,
     /// Every number.
     pub metrics: Arc<Metrics>,
     /// The access log, if there is one.
@@ -244,7 +247,7 @@ impl Worker {
         }
         let shard = self.shared.metrics.clusters.shard(&cluster.name, self.id);
         let budget = self.shared.budget(&cluster.name);
-        let state = ClusterState::new(cluster, &self.shared.discovery, shard, budget, self.id);
+        let state = ClusterState::new(cluster, &self.shared.discovery, shard, budget, Arc::clone(&self.shared.identity), self.id);
         if !current {
             return state;
         }

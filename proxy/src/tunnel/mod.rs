@@ -214,7 +214,11 @@ impl Direction {
     /// Passes on what one socket has for the other.
     fn pass(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<Stopped> {
         // What is in the pipe goes first, whatever way the next bytes take.
-        if self.is_bulk || self.pipe.is_some() { self.splice(from, to, cx) } else { self.copy(from, to, cx) }
+        if self.pipe.is_some() || self.is_bulk && from.is_plain() && to.is_plain() {
+            self.splice(from, to, cx)
+        } else {
+            self.copy(from, to, cx)
+        }
     }
 
     fn copy(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<Stopped> {
@@ -240,7 +244,7 @@ impl Direction {
 
     fn splice(&mut self, from: &Wire, to: &Wire, cx: &mut Context<'_>) -> Poll<Stopped> {
         if let Some(pipe) = &mut self.pipe {
-            match sink(ready!(to.with_stream(|to| pipe.poll_drain(to, cx))))? {
+            match sink(ready!(to.with_tcp(|to| pipe.poll_drain(to, cx))))? {
                 Drained::Given(count) => self.carried += count as u64,
                 Drained::TakenBack(bytes) => (self.pending, self.is_bulk) = (bytes, false),
             }
@@ -254,7 +258,7 @@ impl Direction {
             self.is_bulk = false;
             return Poll::Ready(Ok(()));
         };
-        match source(ready!(from.with_stream(|from| pipe.poll_fill(from, cx))))? {
+        match source(ready!(from.with_tcp(|from| pipe.poll_fill(from, cx))))? {
             None => self.is_bulk = false,
             Some(0) => self.state = State::Ended,
             Some(taken) => {

@@ -129,7 +129,7 @@ impl Side {
     /// Has it see a break rather than an end; a stream is told the reason.
     pub(super) fn cut(&self, reason: Reason) {
         match self {
-            Self::Wire(wire) => drop(wire.with_stream(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)))),
+            Self::Wire(wire) => drop(wire.with_tcp(|stream| SockRef::from(stream).set_linger(Some(Duration::ZERO)))),
             Self::Stream(stream) => stream.send.borrow_mut().send_reset(reason),
         }
     }

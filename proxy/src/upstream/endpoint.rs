@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{h1, h2};
 use crate::observe::metrics::ClusterShard;
+use crate::tls::follow::Holder;
 
 /// One address.
 pub struct Endpoint {
@@ -19,12 +20,15 @@ pub struct Endpoint {
     pub h2: h2::Pool,
     /// The cluster's numbers.
     pub shard: Arc<ClusterShard>,
+    /// Who this proxy is, where TLS is spoken.
+    pub identity: Arc<Holder>,
 }
 
 impl Endpoint {
     /// An address nobody has called yet.
-    pub fn new(address: SocketAddr, shard: &Arc<ClusterShard>) -> Self {
-        Self { address, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard: Arc::clone(shard) }
+    pub fn new(address: SocketAddr, shard: &Arc<ClusterShard>, identity: &Arc<Holder>) -> Self {
+        let (shard, identity) = (Arc::clone(shard), Arc::clone(identity));
+        Self { address, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard, identity }
     }
 
     /// Takes no new requests: idle connections close now, busy ones when their requests are done.

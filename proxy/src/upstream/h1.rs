@@ -29,6 +29,8 @@ use crate::h1::spelling::Spelling;
 use crate::h1::wire::Wire;
 use crate::observe::metrics::ClusterShard;
 use crate::proxy_protocol::Ends;
+use crate::tls::Refusal;
+use crate::tls::handshake::Offer;
 
 /// The most idle connections that are kept to one endpoint by one worker.
 const MAX_IDLE: usize = 1024;
@@ -156,7 +158,7 @@ pub(super) async fn exchange(
         conversation.reused = idle.is_some();
         let connection = match idle {
             Some(connection) => connection,
-            None => open(endpoint, cluster, ends).await.map_err(|fault| Progress::NotConnected.of(fault))?,
+            None => open(endpoint, cluster, ends, Offer::Http1).await.map_err(|fault| Progress::NotConnected.of(fault))?,
         };
         match poll_fn(|cx| conversation.poll(&connection.wire, &head.method, waiting, cx)).await {
             Ok(answer) => return Ok(conversation.answered(connection, answer)),
@@ -277,9 +279,9 @@ fn upload(mut sender: Sender<Attempt>, wire: Rc<Wire>) -> Upload {
     Upload { task, complete }
 }
 
-pub(super) async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<Connection, Fault> {
+pub(super) async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends, offer: Offer) -> Result<Connection, Fault> {
     let told = super::told(cluster, ends);
-    let opened = super::connect(endpoint.address, cluster, told.as_deref()).await;
+    let opened = super::connect(endpoint, cluster, told.as_deref(), offer).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
     endpoint.shard.opened[0].add(1);
     endpoint.shard.open.add(1);
@@ -288,6 +290,9 @@ pub(super) async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends
 }
 
 fn fault(error: &io::Error) -> Fault {
+    if let Some(refusal) = Refusal::after_handshake(error) {
+        return Fault::UpstreamTls(refusal);
+    }
     match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Fault::UpstreamReset,
         _ => Fault::UpstreamClosed,

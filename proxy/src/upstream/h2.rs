@@ -21,7 +21,6 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use weir_config::snapshot::Cluster;
@@ -33,6 +32,9 @@ use super::{Failure, MAX_UPLOAD_ALONE, Outgoing, Progress, Waiting};
 use crate::error::Fault;
 use crate::h1::encode::TIMEOUT_MS;
 use crate::proxy_protocol::Ends;
+use crate::socket::Socket;
+use crate::tls::Refusal;
+use crate::tls::handshake::Offer;
 use crate::tunnel::side::{self, Side};
 
 /// The connections to one endpoint.
@@ -236,7 +238,7 @@ pub(super) async fn switch(
     let (stream, mut sender) = match ready(endpoint, cluster, &purpose(cluster, request.ends, true)).await {
         Ok(ready) if ready.1.is_extended_connect_protocol_enabled() => ready,
         // Nobody is there, in whatever version.
-        Err(failure) if failure.fault == Fault::ConnectFailed => return Some(Err(failure)),
+        Err(failure) if matches!(failure.fault, Fault::ConnectFailed | Fault::UpstreamTls(_)) => return Some(Err(failure)),
         Ok(_) | Err(_) => {
             pool.no_tunnels_until.set(Some(Instant::now() + ASK_AGAIN));
             return None;
@@ -394,7 +396,7 @@ impl Drop for Opening<'_> {
 async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, purpose: Purpose) -> Result<Rc<Connection>, Fault> {
     // One limit for all of it: a peer that accepts and says nothing is as bad as one that does not accept.
     let limit = tokio::time::Instant::now() + cluster.connect_timeout;
-    let opened = super::connect(endpoint.address, cluster, purpose.told.as_deref()).await;
+    let opened = super::connect(endpoint, cluster, purpose.told.as_deref(), Offer::Http2).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
     let mut builder = h2::client::Builder::new();
     if purpose.tunnels {
@@ -440,7 +442,7 @@ async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, purpose: Purpose) -> R
 
 /// Drives a connection to its end.
 fn drive(
-    mut connection: h2::client::Connection<TcpStream, Bytes>,
+    mut connection: h2::client::Connection<Socket, Bytes>,
     state: Rc<Connection>,
     endpoint: &Endpoint,
 ) -> impl Future<Output = ()> + use<> {
@@ -474,6 +476,9 @@ fn drive(
 }
 
 fn fault(error: &h2::Error) -> Fault {
+    if let Some(refusal) = error.get_io().and_then(Refusal::after_handshake) {
+        return Fault::UpstreamTls(refusal);
+    }
     match error.reason() {
         Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR) => {
             Fault::UpstreamProtocol

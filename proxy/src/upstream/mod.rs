@@ -11,7 +11,6 @@ pub mod h2;
 pub mod informational;
 pub mod pump;
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,11 +19,14 @@ use http::request::Parts;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use weir_config::snapshot::Cluster;
+use weir_config::snapshot::{Cluster, UpstreamTls};
 
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::proxy_protocol::{self, Ends};
+use crate::socket::Socket;
+use crate::tls::Refusal;
+use crate::tls::handshake::{self, Offer};
 use crate::tunnel::side::Side;
 use body::{Attempt, Source};
 use endpoint::Endpoint;
@@ -224,8 +226,10 @@ fn told(cluster: &Cluster, ends: &Ends) -> Option<Box<Ends>> {
     cluster.proxy_protocol.map(|_| Box::new(*ends))
 }
 
-/// Opens a TCP connection, and tells for whom it is.
-async fn connect(address: SocketAddr, cluster: &Cluster, told: Option<&Ends>) -> Result<TcpStream, Fault> {
+/// Opens a connection, tells for whom it is, and has the peer show who it is if the cluster wants to know.
+async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, offer: Offer) -> Result<Socket, Fault> {
+    let address = endpoint.address;
+    let until = tokio::time::Instant::now() + cluster.connect_timeout;
     let opened = async {
         let mut stream = TcpStream::connect(address).await?;
         if let Some((version, ends)) = cluster.proxy_protocol.zip(told) {
@@ -233,21 +237,39 @@ async fn connect(address: SocketAddr, cluster: &Cluster, told: Option<&Ends>) ->
         }
         Ok::<_, std::io::Error>(stream)
     };
-    match tokio::time::timeout(cluster.connect_timeout, opened).await {
+    let stream = match tokio::time::timeout_at(until, opened).await {
         Ok(Ok(stream)) => {
             // Small writes must not wait for acknowledgements; a socket that refuses is no worse than before.
             let _ = stream.set_nodelay(true);
             let socket = SockRef::from(&stream);
             let _ = socket.set_tcp_keepalive(&KEEP_ALIVE);
             let _ = socket.set_tcp_user_timeout(Some(GIVE_UP));
-            Ok(stream)
+            stream
         }
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "connection not opened");
-            Err(Fault::ConnectFailed)
+            return Err(Fault::ConnectFailed);
         }
-        Err(_) => Err(Fault::ConnectTimeout),
+        Err(_) => return Err(Fault::ConnectTimeout),
+    };
+    let Some(tls) = &cluster.tls else { return Ok(Socket::Plain(stream)) };
+    // Boxed, for a handshake is rare and its state large.
+    let secured = Box::pin(secure(endpoint, tls, stream, offer));
+    match tokio::time::timeout_at(until, secured).await {
+        Ok(Ok(socket)) => Ok(socket),
+        Ok(Err(refusal)) => {
+            tracing::warn!(cluster = %cluster.name, %address, reason = refusal.code(), "no TLS connection: {refusal}");
+            Err(Fault::UpstreamTls(refusal))
+        }
+        Err(_) => Err(Fault::UpstreamTls(Refusal::TimedOut)),
     }
+}
+
+async fn secure(endpoint: &Endpoint, tls: &UpstreamTls, stream: TcpStream, offer: Offer) -> Result<Socket, Refusal> {
+    let identity = endpoint.identity.current().clone();
+    let secured = handshake::connect(stream, identity.as_ref(), tls, offer).await?;
+    tracing::debug!(address = %endpoint.address, peer = %secured.peer.id, "TLS connection opened");
+    Ok(secured.socket)
 }
 
 /// Opens a connection for a tunnel.
@@ -256,7 +278,7 @@ async fn connect(address: SocketAddr, cluster: &Cluster, told: Option<&Ends>) ->
 /// Why there is none.
 pub async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends) -> Result<(Lease, Side), Fault> {
     let load = Load::new(endpoint);
-    let exchange = h1::Exchange::tunnel(h1::open(endpoint, cluster, ends).await?);
+    let exchange = h1::Exchange::tunnel(h1::open(endpoint, cluster, ends, Offer::Opaque).await?);
     let side = Side::Wire(exchange.wire());
     Ok((Lease { load, connection: Connection::H1(exchange) }, side))
 }

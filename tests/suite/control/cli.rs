@@ -20,6 +20,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test("control::cli::run_names_the_listener_whose_port_is_taken", run_names_the_listener_whose_port_is_taken),
         test("control::cli::schema_and_completions", schema_and_completions),
         test("control::cli::the_demo_splits_its_requests", the_demo_splits_its_requests),
+        test("control::cli::an_authority_issues_what_weir_runs_with", an_authority_issues_what_weir_runs_with),
         test("control::cli::a_closed_pipe_is_no_panic", a_closed_pipe_is_no_panic),
     ]
 }
@@ -264,5 +265,50 @@ async fn a_closed_pipe_is_no_panic() -> Result {
     same!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
     let output = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await??;
     same!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+async fn an_authority_issues_what_weir_runs_with() -> Result {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir()?;
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (ca, tls) = (at("ca"), at("tls"));
+    let missing = weir(&["ca", "issue", "/ns/shop/sa/cart", "--dir", &ca, "--out", &tls], "").await?;
+    assert!(missing.code == Some(1) && missing.err.contains("weir ca init"), "{}", missing.err);
+    for wrong in ["Shop", "shop/ns", ""] {
+        let said = weir(&["ca", "init", wrong, "--dir", &ca], "").await?;
+        assert!(said.code == Some(1) && said.err.contains("trust domain"), "{wrong}: {}", said.err);
+    }
+    same!(weir(&["ca", "init", "shop.example", "--dir", &ca], "").await?.code, Some(0));
+    let again = weir(&["ca", "init", "shop.example", "--dir", &ca], "").await?;
+    assert!(again.code == Some(1) && again.err.contains("there already"), "{}", again.err);
+    for wrong in ["cart", "spiffe://other.example/ns/shop/sa/cart", "spiffe://shop.example", "/ns//cart"] {
+        let said = weir(&["ca", "issue", wrong, "--dir", &ca, "--out", &tls], "").await?;
+        assert!(said.code == Some(1) && !Path::new(&tls).exists(), "{wrong}: {}", said.out);
+    }
+    let issued = weir(&["ca", "issue", "/ns/shop/sa/cart", "--dir", &ca, "--out", &tls, "--ttl", "90s"], "").await?;
+    assert!(
+        issued.code == Some(0) && issued.out.starts_with("spiffe://shop.example/ns/shop/sa/cart, valid until "),
+        "{}",
+        issued.err
+    );
+    for key in ["ca/ca.key", "tls/tls.key"] {
+        same!((key, std::fs::metadata(at(key))?.permissions().mode() & 0o777), (key, 0o600));
+    }
+    let identity = issued.out.lines().nth(1).ok_or("no second line")?;
+    let running = weir_tests::Weir::start(&format!(
+        "{identity}\nlisteners: [{{ name: in, listen: 127.0.0.1:0, direction: inbound, app: 127.0.0.1:9, tls: strict }}]\n"
+    ))
+    .await?;
+    let certs: Value = serde_json::from_str(&running.admin("/certs").await?)?;
+    same!(certs["identity"].as_str(), Some("spiffe://shop.example/ns/shop/sa/cart"));
+    // A key of another certificate's does not start, and says why.
+    std::fs::copy(at("ca/ca.key"), at("tls/tls.key"))?;
+    let refused = weir_tests::Weir::start(&format!(
+        "{identity}\nlisteners: [{{ name: in, listen: 127.0.0.1:0, direction: inbound, app: 127.0.0.1:9, tls: strict }}]\n"
+    ))
+    .await;
+    let why = refused.err().ok_or("it runs with a key that does not fit")?.to_string();
+    assert!(why.contains("`key` does not fit `cert`"), "{why}");
     Ok(())
 }

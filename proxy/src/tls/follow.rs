@@ -1,0 +1,122 @@
+//! Keeps up with the files of an identity.
+//!
+//! A key and its certificate are two files and never change at once. So whatever changes, all of them are read, and only
+//! what fits together is taken; until then what was there before stays in use, and so it does if the new is no good.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use arc_swap::{ArcSwapOption, Guard};
+use weir_config::snapshot::Identity as Files;
+use weir_control::file::FileSource;
+
+use super::identity::{self, Identity, Texts};
+
+/// Between the first of several files that change and the last, so much is waited.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The identity in force, and what became of those that were offered.
+#[derive(Default)]
+pub struct Holder {
+    current: ArcSwapOption<Identity>,
+    status: Mutex<Status>,
+}
+
+/// What became of the identities that were offered.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// Taken, the first one included.
+    pub taken: u64,
+    /// Not taken.
+    pub rejected: u64,
+    /// Why the newest was not taken.
+    pub error: Option<String>,
+}
+
+impl Holder {
+    /// The identity in force.
+    pub fn current(&self) -> Guard<Option<Arc<Identity>>> {
+        self.current.load()
+    }
+
+    /// What became of those that were offered.
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn record(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes what the files say.
+    ///
+    /// # Errors
+    /// Why it cannot be used; what was in force stays.
+    fn offer(&self, texts: anyhow::Result<Texts>) -> anyhow::Result<()> {
+        match texts.and_then(|texts| Identity::new(&texts)) {
+            Ok(identity) => {
+                tracing::info!(id = %identity.id, serial = identity.serial, "identity taken");
+                self.current.store(Some(identity));
+                self.record(|status| {
+                    status.taken += 1;
+                    status.error = None;
+                });
+                Ok(())
+            }
+            Err(error) => {
+                self.record(|status| {
+                    status.rejected += 1;
+                    status.error = Some(format!("{error:#}"));
+                });
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Takes an identity from its files, and follows them from now on. Needs a tokio runtime.
+///
+/// # Errors
+/// The first one cannot be used.
+pub fn begin(files: &Files, holder: &Arc<Holder>) -> anyhow::Result<()> {
+    let texts = identity::read(files)?;
+    let sources = watch(files, &texts);
+    holder.offer(Ok(texts))?;
+    tokio::spawn(follow(files.clone(), Arc::clone(holder), sources));
+    Ok(())
+}
+
+fn watch(files: &Files, texts: &Texts) -> Vec<FileSource> {
+    let own = [(&files.cert, &texts.cert), (&files.key, &texts.key), (&files.trust, &texts.trust)];
+    let others = files.others.iter().map(|(_, path)| path).zip(texts.others.iter().map(|(_, text)| text));
+    let crl = files.crl.iter().zip(texts.crl.iter());
+    own.into_iter().chain(others).chain(crl).map(|(path, text)| FileSource::new(path, text)).collect()
+}
+
+async fn follow(files: Files, holder: Arc<Holder>, mut sources: Vec<FileSource>) {
+    loop {
+        any_change(&mut sources).await;
+        // The others may be about to change; those that do wake this again.
+        tokio::time::sleep(SETTLE).await;
+        if let Err(error) = holder.offer(identity::read(&files)) {
+            tracing::error!(error = format!("{error:#}"), "the new identity cannot be used; what was in force stays in use");
+        }
+    }
+}
+
+/// Waits until any of them has changed. What was read is not kept: they are all read again.
+async fn any_change(sources: &mut [FileSource]) {
+    let mut changes: Vec<_> = sources.iter_mut().map(|source| Box::pin(source.changed())).collect();
+    poll_fn(|cx| {
+        // All of them are asked, so that several that change at once are one change.
+        let mut changed = false;
+        for change in &mut changes {
+            changed |= Pin::new(change).poll(cx).is_ready();
+        }
+        if changed { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}

@@ -1,0 +1,155 @@
+//! Both sides of a handshake.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use http::HeaderValue;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use weir_config::snapshot::UpstreamTls;
+use weir_config::spiffe::SpiffeId;
+
+use super::identity::Identity;
+use super::refusal::Refusal;
+use super::verify::{Expected, spiffe_id};
+use super::{ALPN_H1, ALPN_H2, ALPN_TCP};
+use crate::drain::Member;
+use crate::socket::Socket;
+
+/// What is to be spoken over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Whatever it is.
+    Opaque,
+}
+
+impl Offer {
+    /// A weir takes the first; another proxy the second.
+    fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http1 => &[ALPN_H1, b"http/1.1"],
+            Self::Http2 => &[ALPN_H2, b"h2"],
+            Self::Opaque => &[ALPN_TCP],
+        }
+    }
+}
+
+/// A connection whose peer is known.
+#[derive(Debug)]
+pub struct Secured {
+    /// The connection.
+    pub socket: Socket,
+    /// Who is at the other end.
+    pub peer: Peer,
+}
+
+/// Who is at the other end, and by which certificate.
+#[derive(Debug)]
+pub struct Peer {
+    /// Who.
+    pub id: SpiffeId,
+    /// The SHA-256 digest of the certificate, in hexadecimal.
+    digest: String,
+}
+
+/// A caller that has shown who it is.
+#[derive(Debug)]
+pub struct Verified {
+    /// Who.
+    pub id: SpiffeId,
+    /// What the app is told of it (Envoy `x-forwarded-client-cert`).
+    pub header: HeaderValue,
+}
+
+impl Peer {
+    /// As a caller of the one who has verified it.
+    pub fn verified_by(self, own: &SpiffeId) -> Verified {
+        let Self { id, digest } = self;
+        let header = HeaderValue::from_str(&format!("By={own};Hash={digest};URI={id}"));
+        // SPIFFE IDs have no characters that a header may not have.
+        let header = header.unwrap_or(HeaderValue::from_static(""));
+        Verified { id, header }
+    }
+}
+
+/// Serves the handshake of a caller. `begun` was read from the stream already. `None` if the listener's time is up first.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn accept(
+    stream: TcpStream,
+    begun: &[u8],
+    identity: &Identity,
+    member: &Member,
+    limit: Option<Duration>,
+) -> Option<Result<Secured, Refusal>> {
+    if !identity.is_valid(SystemTime::now()) {
+        return Some(Err(Refusal::OwnCertificate));
+    }
+    let mut broken = None;
+    let accepting = TlsAcceptor::from(identity.server()).accept_with(stream, |connection| {
+        let mut unread = begun;
+        while !unread.is_empty() && broken.is_none() {
+            let read = connection.read_tls(&mut unread).map_err(|_| Refusal::NotTls);
+            let processed = read.and_then(|_| connection.process_new_packets().map_err(|error| Refusal::of_tls(&error)));
+            broken = processed.err();
+        }
+    });
+    // What is broken already has no more to come; only the alert leaves.
+    let limit = if broken.is_some() { Duration::ZERO } else { limit.unwrap_or(Duration::MAX) };
+    let accepted = unless_aborted(tokio::time::timeout(limit, accepting), member).await?;
+    Some(match accepted {
+        Err(_) => Err(broken.unwrap_or(Refusal::TimedOut)),
+        Ok(Err(error)) => Err(Refusal::of(&error)),
+        Ok(Ok(stream)) => secured(TlsStream::Server(stream), identity),
+    })
+}
+
+/// Runs a handshake with an endpoint.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn connect(
+    stream: TcpStream,
+    identity: Option<&Arc<Identity>>,
+    tls: &UpstreamTls,
+    offer: Offer,
+) -> Result<Secured, Refusal> {
+    let identity = identity.filter(|identity| identity.is_valid(SystemTime::now())).ok_or(Refusal::OwnCertificate)?;
+    let UpstreamTls::Mesh { peers } = tls;
+    let expected = peers.clone().map_or(Expected::OwnDomain, Expected::These);
+    let address = stream.peer_addr().map_err(|_| Refusal::Gone)?;
+    // An address sends no server name: nobody on the way need know whom this is for.
+    let name = ServerName::IpAddress(address.ip().into());
+    let connector = TlsConnector::from(identity.client(expected, offer.alpn()));
+    let stream = connector.connect(name, stream).await.map_err(|error| Refusal::of(&error))?;
+    let agreed = stream.get_ref().1.alpn_protocol();
+    if offer == Offer::Http2 && !matches!(agreed, Some(name) if name == ALPN_H2 || name == b"h2") {
+        return Err(Refusal::NoCommonProtocol);
+    }
+    secured(TlsStream::Client(stream), identity)
+}
+
+fn secured(stream: TlsStream<TcpStream>, identity: &Identity) -> Result<Secured, Refusal> {
+    let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).ok_or(Refusal::NoCertificate)?;
+    let digest = identity.digest(peer);
+    let peer = Peer { id: spiffe_id(peer)?, digest };
+    Ok(Secured { socket: Socket::Tls(Box::new(stream)), peer })
+}
+
+async fn unless_aborted<F: Future>(future: F, member: &Member) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        member.watch(cx);
+        if member.is_aborted() { Poll::Ready(None) } else { future.as_mut().poll(cx).map(Some) }
+    })
+    .await
+}

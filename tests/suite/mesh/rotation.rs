@@ -1,0 +1,120 @@
+//! Certificates and roots that change while requests are served.
+
+use std::time::Duration;
+
+use weir_tests::load::Load;
+use weir_tests::mesh::{Authority, Files, Says};
+use weir_tests::{Origin, Result, Trial, Weir, soak, test, until};
+
+use super::{CART, PAY, inbound, outbound};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        test("mesh::certificates_change_under_load", certificates),
+        test("mesh::roots_change_under_load", roots),
+        test("mesh::a_listener_goes_from_plain_to_strict_under_load", migration),
+    ]
+}
+
+/// How often an identity was taken.
+async fn taken(weir: &Weir) -> f64 {
+    weir.metric("weir_identity_updates_total", "taken").await.unwrap_or(0.0)
+}
+
+/// Writes a new certificate, the key first and by itself, and waits until it is in use.
+async fn renew(weir: &Weir, files: &Files, authority: &Authority, id: &str) -> Result {
+    let before = taken(weir).await;
+    let pair = authority.issue(&Says::id(id))?;
+    std::fs::write(files.dir.join("tls.key"), &pair.key)?;
+    tokio::task::yield_now().await;
+    std::fs::write(files.dir.join("tls.crt"), &pair.cert)?;
+    until("the new certificate is in use", async || taken(weir).await > before).await
+}
+
+async fn certificates() -> Result {
+    let rotations = if soak() { 1000 } else { 10 };
+    let dir = tempfile::tempdir()?;
+    let authority = Authority::new("shop.example")?;
+    let cart = super::member(&authority, &dir.path().join("cart"), CART)?;
+    let pay = super::member(&authority, &dir.path().join("pay"), PAY)?;
+    let app = Origin::text("hello").await?;
+    let callee = Weir::start(&inbound(&pay, app.address, "tls: strict")).await?;
+    // Connections that go idle are soon closed, so that new ones are opened all the time.
+    let outer = outbound(&cart, callee.address("in"), "tls: mesh, protocol: http1, idle_timeout: 20ms");
+    let caller = Weir::start(&outer).await?;
+    let load = Load::new(caller.address("out"), 8).pausing(Duration::from_millis(30));
+    let running = load.start(|_, answer| if answer.status == 200 { Ok(()) } else { Err(answer.head.clone()) });
+    for _ in 0..rotations {
+        renew(&callee, &pay, &authority, PAY).await?;
+        renew(&caller, &cart, &authority, CART).await?;
+    }
+    running.stop().await.faultless()
+}
+
+/// Old, both, new: first what is believed, then who one is, then what is not believed any more.
+async fn roots() -> Result {
+    let dir = tempfile::tempdir()?;
+    let (old, new) = (Authority::new("shop.example")?, Authority::new("shop.example")?);
+    let cart = super::member(&old, &dir.path().join("cart"), CART)?;
+    let pay = super::member(&old, &dir.path().join("pay"), PAY)?;
+    let app = Origin::text("hello").await?;
+    let callee = Weir::start(&inbound(&pay, app.address, "tls: strict")).await?;
+    let outer = outbound(&cart, callee.address("in"), "tls: mesh, protocol: http1, idle_timeout: 20ms");
+    let caller = Weir::start(&outer).await?;
+    let load = Load::new(caller.address("out"), 8).pausing(Duration::from_millis(30));
+    let running = load.start(|_, answer| if answer.status == 200 { Ok(()) } else { Err(answer.head.clone()) });
+    let both = format!("{}{}", old.root(), new.root());
+    for trust in [both.as_str(), new.root()] {
+        for (weir, files) in [(&caller, &cart), (&callee, &pay)] {
+            let before = taken(weir).await;
+            std::fs::write(files.dir.join("ca.crt"), trust)?;
+            until("the roots are believed", async || taken(weir).await > before).await?;
+        }
+        if trust == both {
+            renew(&caller, &cart, &new, CART).await?;
+            renew(&callee, &pay, &new, PAY).await?;
+            // Connections of the old certificate's are replaced.
+            let sent = running.sent();
+            until("more requests", async || running.sent() > sent + 100).await?;
+        }
+    }
+    let sent = running.sent();
+    until("more requests", async || running.sent() > sent + 100).await?;
+    running.stop().await.faultless()
+}
+
+/// Plaintext, permissive, the caller's TLS, strict: nobody notices.
+async fn migration() -> Result {
+    let dir = tempfile::tempdir()?;
+    let authority = Authority::new("shop.example")?;
+    let cart = super::member(&authority, &dir.path().join("cart"), CART)?;
+    let pay = super::member(&authority, &dir.path().join("pay"), PAY)?;
+    let app = Origin::text("hello").await?;
+    let admin = "admin: { listen: 127.0.0.1:0 }\n";
+    let inner = |tls: &str, address: &str| {
+        let yaml = inbound(&pay, app.address, &format!("tls: {tls}"));
+        format!("{admin}{}", yaml.replace("listen: 127.0.0.1:0, direction", &format!("listen: '{address}', direction")))
+    };
+    let callee = Weir::start(&inner("off", "127.0.0.1:0")).await?;
+    let address = callee.address("in");
+    let outer = |tls: &str| format!("{admin}{}", outbound(&cart, address, tls));
+    let caller = Weir::start(&outer("protocol: http1")).await?;
+    let running = Load::new(caller.address("out"), 8)
+        .pausing(Duration::from_millis(2))
+        .start(|_, answer| if answer.status == 200 { Ok(()) } else { Err(answer.head.clone()) });
+    let more = async || {
+        let sent = running.sent();
+        until("more requests", async || running.sent() > sent + 100).await
+    };
+    more().await?;
+    callee.reload(&inner("permissive", "127.0.0.1:0")).await?;
+    more().await?;
+    caller.reload(&outer("tls: mesh")).await?;
+    more().await?;
+    let before = callee.metric("weir_downstream_tls_total", "plain").await?;
+    callee.reload(&inner("strict", "127.0.0.1:0")).await?;
+    more().await?;
+    assert!(callee.metric("weir_downstream_tls_total", "mtls").await? > 0.0);
+    assert!(callee.metric("weir_downstream_tls_total", "plain").await? == before);
+    running.stop().await.faultless()
+}
