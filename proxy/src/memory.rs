@@ -54,6 +54,7 @@ pub async fn tend() {
     let mut record = Record::default();
     // What only the start needed.
     allocator::give_back();
+    forget_constants();
     loop {
         tokio::time::sleep(PERIOD).await;
         let Some((used, before)) = allocator::used().zip(resident()) else { return };
@@ -64,6 +65,31 @@ pub async fn tend() {
             tracing::debug!(used, before, after, "gave memory back");
         }
     }
+}
+
+/// Gives back the constants of the program's own file that only the start has read: relocations, messages, tables. They are
+/// pages of the file: what is needed again is read again.
+fn forget_constants() {
+    let Some((start, end)) = constants() else { return };
+    // SAFETY: the range is a mapping of a file that this process has only ever read: nothing in it can be lost, and whoever
+    // reads from it finds the same bytes. (Relocated tables are in another mapping, which is not at the file's beginning.)
+    unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_DONTNEED) };
+}
+
+/// Where the file of the program is mapped from its beginning, to be read only.
+fn constants() -> Option<(usize, usize)> {
+    let own = std::env::current_exe().ok()?;
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (range, rights, offset) = (fields.next()?, fields.next()?, fields.next()?);
+        let path = fields.nth(2)?;
+        if rights != "r--p" || !offset.bytes().all(|digit| digit == b'0') || own.as_os_str() != path {
+            return None;
+        }
+        let (start, end) = range.split_once('-')?;
+        Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+    })
 }
 
 /// Resident bytes of this process that are not parts of files.
@@ -105,6 +131,15 @@ mod tests {
     use super::*;
 
     const MB: usize = 1 << 20;
+
+    #[test]
+    fn constants_are_the_same_when_they_were_given_back() {
+        let text = include_str!("memory.rs");
+        let before: Vec<u8> = text.bytes().rev().collect();
+        assert!(constants().is_some_and(|(start, end)| start < end));
+        forget_constants();
+        assert!(text.bytes().rev().eq(before));
+    }
 
     #[test]
     fn what_gains_little_is_not_repeated_soon() {
