@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use weir_tests::load::Load;
 use weir_tests::mesh::{Authority, Files, Says};
-use weir_tests::{Origin, Result, Trial, Weir, soak, test, until};
+use weir_tests::raw::Connection;
+use weir_tests::{Origin, Result, Trial, Weir, same, soak, test, until};
 
 use super::{CART, PAY, inbound, outbound};
 
@@ -111,8 +112,18 @@ async fn migration() -> Result {
     more().await?;
     caller.reload(&outer("tls: mesh")).await?;
     more().await?;
+    // One who has not noticed is served until then, and no longer.
+    let mut late = Connection::open(address).await?;
+    late.send("GET / HTTP/1.1\r\nhost: pay\r\n\r\n").await?;
+    same!(late.response(false).await?.status, 200);
     let before = callee.metric("weir_downstream_tls_total", "plain").await?;
     callee.reload(&inner("strict", "127.0.0.1:0")).await?;
+    late.send("GET / HTTP/1.1\r\nhost: pay\r\n\r\n").await?;
+    let refused = late.response(false).await?;
+    same!(
+        (refused.status, refused.header("x-weir-error"), refused.header("connection")),
+        (403, Some("plaintext"), Some("close"))
+    );
     more().await?;
     assert!(callee.metric("weir_downstream_tls_total", "mtls").await? > 0.0);
     assert!(callee.metric("weir_downstream_tls_total", "plain").await? == before);
