@@ -29,7 +29,9 @@ impl Catalogue {
     pub fn read() -> Result<Self> {
         let said = Command::new(binary()).args(["errors", "--markdown"]).output()?;
         let text = String::from_utf8(said.stdout)?;
-        let (usual, malformed) = text.split_once("## Malformed requests").ok_or("no part about malformed requests")?;
+        let (rest, malformed) = text.split_once("## Malformed requests").ok_or("no part about malformed requests")?;
+        // Those of TLS have two codes each, and `mesh` provokes them.
+        let (usual, _) = rest.split_once("## TLS").ok_or("no part about TLS")?;
         // Their flag and gRPC status are said once for all of them.
         let (_, shared) = malformed.split_once("With flag `").ok_or("no flag of malformed requests")?;
         let (flag, shared) = shared.split_once("` and gRPC status ").ok_or("no gRPC status of malformed requests")?;
