@@ -96,6 +96,11 @@ fields! {
     DownstreamRemoteAddressWithoutPort = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
     /// The address weir accepted on.
     DownstreamLocalAddress = "DOWNSTREAM_LOCAL_ADDRESS",
+    /// The SPIFFE ID of a caller that mutual TLS has shown.
+    DownstreamPeerUriSan = "DOWNSTREAM_PEER_URI_SAN",
+    /// What the policies of `authorization` said: what was denied or audited by which, and what those on trial would have
+    /// changed (weir's own).
+    Authorization = "AUTHORIZATION",
     /// The server name of TLS that is passed through; none otherwise.
     RequestedServerName = "REQUESTED_SERVER_NAME",
     /// Why a connection was closed; not recorded.

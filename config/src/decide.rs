@@ -5,8 +5,9 @@
 
 use http::{HeaderMap, Method};
 
+use crate::authorize::Truth;
 use crate::matcher::Failed;
-use crate::snapshot::{Action, ListenerId, RouteId, RuleId, Snapshot};
+use crate::snapshot::{Action, ListenerId, PolicyId, RouteId, RuleId, Snapshot};
 
 /// What routing may know of a request.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +73,17 @@ pub enum Reason {
     App(RuleId),
     /// The draw fell to this backend.
     Backend(usize),
+    /// A policy was looked at.
+    Policy {
+        /// Which.
+        policy: PolicyId,
+        /// Whether it is about this caller.
+        from: Truth,
+        /// Whether it is about what is asked for.
+        to: Truth,
+        /// Whether it does what it is there for.
+        holds: bool,
+    },
 }
 
 /// Where reasons go. `()` takes none, and the compiler then removes the work of finding them.

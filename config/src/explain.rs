@@ -4,6 +4,7 @@
 //! brings the snapshot, the text it was made from, and what is known of endpoints.
 
 use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -11,12 +12,15 @@ use http::uri::Authority;
 use http::{Method, Uri};
 use serde_json::{Value, json};
 
+use crate::authorize::{Call, Caller, Refused, Request, Truth, authorize};
 use crate::decide::{Decision, Facts, NoRoute, Reason, decide};
 use crate::error::{Diagnostics, Step};
 use crate::headers::HeaderOps;
 use crate::matcher::Failed;
 use crate::path::{normalise, normalise_host};
-use crate::snapshot::{Action, Cluster, ListenerId, Rule, RuleId, Snapshot, Speaks, Target};
+use crate::schema::PolicyAction;
+use crate::snapshot::{Action, Cluster, ListenerId, PolicyId, Rule, RuleId, Snapshot, Speaks, Target};
+use crate::spiffe::SpiffeId;
 use crate::yaml::{self, Node};
 
 /// A request that need not have been made.
@@ -30,6 +34,40 @@ pub struct Question {
     pub headers: HeaderMap,
     /// The listener it comes to; the only outbound one if it is not said.
     pub listener: Option<String>,
+    /// Who asks.
+    pub from: Asker,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Default)]
+pub struct Asker {
+    /// As mutual TLS would show it.
+    pub principal: Option<SpiffeId>,
+    /// From where; loopback if it is not said.
+    pub address: Option<IpAddr>,
+    /// The trust domain of the proxy that is asked; the asker's own if it is not known.
+    pub own_domain: Option<String>,
+}
+
+impl Asker {
+    /// From text: `spiffe://prod/ns/shop/sa/cart`, `10.0.0.1`.
+    ///
+    /// # Errors
+    /// What cannot be understood.
+    pub fn parse(principal: Option<&str>, address: Option<&str>) -> Result<Self, String> {
+        let principal = principal.map(|text| SpiffeId::parse(text).map_err(|why| format!("`{text}` is no SPIFFE ID: {why}")));
+        let address = address.map(|text| text.parse().map_err(|_| format!("`{text}` is not an address")));
+        Ok(Self { principal: principal.transpose()?, address: address.transpose()?, own_domain: None })
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        let principal = self.principal.as_ref();
+        let is_own_domain = match (&self.own_domain, principal) {
+            (Some(own), Some(id)) => own == id.trust_domain(),
+            _ => true,
+        };
+        Caller { principal, is_own_domain, address: self.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)) }
+    }
 }
 
 impl Question {
@@ -37,7 +75,7 @@ impl Question {
     ///
     /// # Errors
     /// What cannot be understood.
-    pub fn parse(method: &str, url: &str, headers: &[String], listener: Option<String>) -> Result<Self, String> {
+    pub fn parse(method: &str, url: &str, headers: &[String], listener: Option<String>, from: Asker) -> Result<Self, String> {
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("`{method}` is not a method"))?;
         let url: Uri = url.parse().map_err(|error| format!("`{url}` is not a URL: {error}"))?;
         let mut map = HeaderMap::new();
@@ -49,7 +87,7 @@ impl Question {
             let (name, value) = parsed.ok_or_else(|| format!("`{line}` is not a header; write `name: value`"))?;
             map.append(name, value);
         }
-        Ok(Self { method, url, headers: map, listener })
+        Ok(Self { method, url, headers: map, listener, from })
     }
 }
 
@@ -187,6 +225,11 @@ pub fn explain(
     let found = snapshot.listener(listener);
     out.add("Listener", &*found.name, found.address.to_string(), lines.at(&steps(&[&"listeners", &place])));
     if let Speaks::Tcp(cluster) = found.speaks {
+        let call = Call { caller: question.from.caller(), port: found.port, host: None, request: None };
+        if judge(&mut out, snapshot, listener, &call, &lines).is_some() {
+            out.add("Answer", "reset", "the connection is refused", Source::Derived);
+            return Ok(out);
+        }
         let line = lines.below(&steps(&[&"listeners", &place]), &["cluster"]);
         let cluster = snapshot.cluster(cluster);
         out.add("Backends", &*cluster.name, "takes every connection of the listener, which carries opaque TCP", line);
@@ -209,6 +252,13 @@ pub fn explain(
         out.add("Request", "path to match", &*path, Source::Derived);
         Facts { method: &question.method, host: &host, path: &path, query, headers: &question.headers }
     };
+    let request = Request { method: &question.method, path: &path, received: question.url.path(), headers: &question.headers };
+    let call = Call { caller: question.from.caller(), port: found.port, host: Some(&host), request: (!tls).then_some(request) };
+    if judge(&mut out, snapshot, listener, &call, &lines).is_some() {
+        let (name, value) = if tls { ("reset", "the connection is refused") } else { ("403 denied", "the request is refused") };
+        out.add("Answer", name, value, Source::Derived);
+        return Ok(out);
+    }
     let mut reasons: Vec<Reason> = Vec::new();
     let decision = decide(snapshot, listener, &facts, draw, &mut reasons);
     for reason in &reasons {
@@ -244,6 +294,39 @@ pub fn explain(
         }
     }
     Ok(out)
+}
+
+/// Whether the call may be made, and what each policy says to it.
+fn judge(out: &mut Explanation, snapshot: &Snapshot, listener: ListenerId, call: &Call<'_>, lines: &Lines) -> Option<Refused> {
+    let mut reasons: Vec<Reason> = Vec::new();
+    let verdict = authorize(snapshot, listener, call, &mut reasons);
+    for reason in &reasons {
+        tell(out, snapshot, reason, lines);
+    }
+    if !reasons.is_empty() {
+        let told = verdict.tell(snapshot).unwrap_or_else(|| "allowed".to_owned());
+        out.add("Authorization", "verdict", told, Source::Derived);
+    }
+    verdict.refused
+}
+
+fn tell_policy(out: &mut Explanation, snapshot: &Snapshot, id: PolicyId, [from, to]: [Truth; 2], holds: bool, lines: &Lines) {
+    let policy = snapshot.policy(id);
+    let action = match policy.action {
+        PolicyAction::Allow => "allows",
+        PolicyAction::Deny => "denies",
+        PolicyAction::Audit => "audits",
+    };
+    let trial = if policy.dry_run { " (dry run)" } else { "" };
+    let doubt = to == Truth::Unknown;
+    let why = match (holds, from, to) {
+        (true, _, _) if doubt => format!("{action} it{trial}: the app may read the request in a way that fits"),
+        (true, _, _) => format!("{action} it{trial}"),
+        (false, Truth::No, _) => format!("no{trial}: it is about other callers"),
+        (false, _, _) if doubt => format!("no{trial}: the app may read the request in a way that does not fit"),
+        (false, _, _) => format!("no{trial}: it is about other requests"),
+    };
+    out.add("Authorization", &*policy.name, why, lines.at(&steps(&[&"authorization", &id.index()])));
 }
 
 fn listener(snapshot: &Snapshot, named: Option<&str>) -> Result<ListenerId, String> {
@@ -289,6 +372,7 @@ fn tell(out: &mut Explanation, snapshot: &Snapshot, reason: &Reason, lines: &Lin
         Reason::Won(id) => out.add("Rules", &*snapshot.rule(*id).name, "matches", lines.at(&rule_steps(snapshot, *id))),
         Reason::App(id) => out.add("Rules", &*snapshot.rule(*id).name, "takes what no route speaks for", Source::Derived),
         Reason::Backend(_) => {}
+        Reason::Policy { policy, from, to, holds } => tell_policy(out, snapshot, *policy, [*from, *to], *holds, lines),
     }
 }
 
@@ -428,7 +512,7 @@ clusters:
     fn ask(url: &str, headers: &[&str], draw: u64) -> Explanation {
         let (_, snapshot) = crate::load(FILE).unwrap();
         let headers: Vec<String> = headers.iter().map(|line| (*line).to_owned()).collect();
-        let question = Question::parse("GET", url, &headers, None).unwrap();
+        let question = Question::parse("GET", url, &headers, None, Asker::default()).unwrap();
         explain(&snapshot, FILE, &question, draw, &|_| None).unwrap()
     }
 
@@ -461,7 +545,7 @@ clusters:
         assert_eq!(ask("http://other/", &[], 0).value("Answer", "404 no_route"), Some("no route of the listener has this host"));
         assert_eq!(ask("http://shop/v2", &[], 0).value("Rules", "main"), Some("no: the path differs"));
         assert!(ask("http://shop/", &["x-beta: true"], 0).value("Answer", "204 No Content").is_some());
-        let wrong = Question::parse("GET", "/", &["nonsense".to_owned()], None).unwrap_err();
+        let wrong = Question::parse("GET", "/", &["nonsense".to_owned()], None, Asker::default()).unwrap_err();
         assert_eq!(wrong, "`nonsense` is not a header; write `name: value`");
     }
 
@@ -478,7 +562,7 @@ clusters: { c: { endpoints: [127.0.0.1:2] } }
 ";
         let (_, snapshot) = crate::load(MOVED).unwrap();
         let ask = |url: &str| {
-            let question = Question::parse("GET", url, &["x: 1".to_owned(), "x: 2".to_owned()], None).unwrap();
+            let question = Question::parse("GET", url, &["x: 1".to_owned(), "x: 2".to_owned()], None, Asker::default()).unwrap();
             explain(&snapshot, MOVED, &question, 0, &|_| None).unwrap()
         };
         assert_eq!(ask("http://shop:8080/%61?b").value("Answer", "302 Found"), Some("location: http://new:8080/%61?b"));

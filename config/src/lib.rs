@@ -10,6 +10,7 @@
 //! tests) which must agree, so a rule of matching belongs here and nowhere else.
 
 pub mod access_log;
+pub mod authorize;
 pub mod compile;
 pub mod decide;
 pub mod error;
@@ -29,6 +30,7 @@ pub mod units;
 pub mod weights;
 pub mod yaml;
 
+pub use authorize::{Call, Caller, Refused, Verdict, authorize};
 pub use decide::{Decision, Facts, NoRoute, Reason, Reasons, decide};
 pub use error::{Diagnostic, Diagnostics};
 pub use schema::Config;

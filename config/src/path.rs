@@ -23,7 +23,116 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, PathError> {
         return Ok(Cow::Borrowed(path));
     }
     let decoded = decode_unreserved(path)?;
-    Ok(Cow::Owned(resolve_segments(&decoded)))
+    Ok(Cow::Owned(resolve(&decoded, true)))
+}
+
+/// A path as an app may read it: in its normal form, which is how weir reads it, and in the other ways. Some apps decode
+/// `%2F` and `%5C`, some take a backslash for a slash, some decode twice, and not all drop `;parameters`.
+#[derive(Debug)]
+pub struct Readings<'p> {
+    normal: &'p str,
+    others: Vec<Reading>,
+    complete: bool,
+}
+
+/// A path as an app may read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read<T> {
+    /// Percent-encoding stands for what has no other form.
+    Encoded(T),
+    /// Nothing is encoded any more.
+    Decoded(T),
+}
+
+type Reading = Read<String>;
+
+/// How often an app may decode a path.
+const DECODINGS: usize = 3;
+
+impl<'p> Readings<'p> {
+    /// Of a path as received, and in its normal form.
+    pub fn of(received: &str, normal: &'p str) -> Self {
+        let mut readings = Self { normal, others: Vec::new(), complete: true };
+        if !received.contains(['%', ';', '\\']) {
+            return readings;
+        }
+        let unreserved = decode_unreserved(received).unwrap_or_default();
+        let undotted = undotted(received);
+        for way in 0..8 {
+            let [slashes, without_parameters, stepwise] = [way & 1 != 0, way & 2 != 0, way & 4 != 0];
+            let resolve = |path: &str| {
+                let path = if slashes { Cow::Owned(path.replace('\\', "/")) } else { Cow::Borrowed(path) };
+                resolve(&path, without_parameters)
+            };
+            readings.add(Read::Encoded(resolve(&unreserved)));
+            readings.add(Read::Encoded(resolve(&undotted)));
+            let mut path = received.to_owned();
+            for _ in 0..DECODINGS {
+                path = decode(&path);
+                let resolved = resolve(&path);
+                // Somebody in front of the app may have resolved it between two decodings.
+                if stepwise {
+                    path.clone_from(&resolved);
+                }
+                readings.complete &= !resolved.contains('\0');
+                readings.add(Read::Decoded(resolved));
+            }
+            // Who encodes more often than that has something to hide.
+            readings.complete &= decode(&path) == path;
+        }
+        readings
+    }
+
+    fn add(&mut self, reading: Reading) {
+        if !self.others.contains(&reading) {
+            self.others.push(reading);
+        }
+    }
+
+    /// All of them, the normal form first.
+    pub fn all(&self) -> impl Iterator<Item = Read<&str>> {
+        let others = self.others.iter().map(|reading| match reading {
+            Read::Encoded(path) => Read::Encoded(path.as_str()),
+            Read::Decoded(path) => Read::Decoded(path.as_str()),
+        });
+        std::iter::once(Read::Encoded(self.normal)).chain(others)
+    }
+
+    /// Whether there is no further one.
+    pub fn are_complete(&self) -> bool {
+        self.complete
+    }
+}
+
+/// Unreserved characters decoded, but for dots that would make a dot segment: to an app that does not decode, `%2e%2e` is a
+/// name like any other.
+fn undotted(path: &str) -> String {
+    let names = path.split_inclusive(['/', '\\', ';']).map(|piece| {
+        let decoded = decode_unreserved(piece).unwrap_or_default();
+        let is_dots = matches!(decoded.trim_end_matches(['/', '\\', ';']), "." | "..");
+        if is_dots { Cow::Borrowed(piece) } else { Cow::Owned(decoded) }
+    });
+    names.collect()
+}
+
+/// Decodes whatever is percent-encoded, once.
+pub(crate) fn decode(path: &str) -> String {
+    let bytes = path.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        match (bytes[at] == b'%').then(|| hex_pair(bytes.get(at + 1), bytes.get(at + 2))).flatten() {
+            Some(decoded) => {
+                out.push(decoded);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn is_normal(path: &[u8]) -> bool {
@@ -79,14 +188,15 @@ fn hex_pair(high: Option<&u8>, low: Option<&u8>) -> Option<u8> {
     u8::try_from(value).ok()
 }
 
-fn resolve_segments(path: &str) -> String {
+/// Removes dot segments, repeated slashes and, if asked, parameters.
+pub(crate) fn resolve(path: &str, without_parameters: bool) -> String {
     if !path.starts_with('/') {
         return path.to_owned();
     }
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_in_slash = false;
     for raw in path.split('/').skip(1) {
-        let segment = raw.split(';').next().unwrap_or("");
+        let segment = if without_parameters { raw.split(';').next().unwrap_or("") } else { raw };
         ends_in_slash = false;
         match segment {
             "" | "." => ends_in_slash = true,

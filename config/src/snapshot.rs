@@ -9,6 +9,7 @@ use http::header::HeaderValue;
 use http::uri::Authority;
 
 use crate::access_log::Format;
+use crate::authorize::Policy;
 use crate::headers::HeaderOps;
 use crate::policy::{RetryRule, Timeouts};
 use crate::schema::{Balance, Direction, ForwardingHeaders, ListenerTls, ProxyVersion, RetryBudget, UpstreamProtocol};
@@ -47,6 +48,10 @@ id!(
     /// A cluster of one snapshot.
     ClusterId
 );
+id!(
+    /// A policy of one snapshot.
+    PolicyId
+);
 
 /// One immutable, validated, compiled configuration.
 #[derive(Debug, Clone)]
@@ -61,6 +66,8 @@ pub struct Snapshot {
     pub rules: Vec<Rule>,
     /// The clusters, those of inbound apps included.
     pub clusters: Vec<Cluster>,
+    /// Who may call what.
+    pub policies: Vec<Policy>,
     /// The access log, if there is one.
     pub access_log: Option<AccessLog>,
     /// How long weir accepts after it was told to leave.
@@ -85,6 +92,10 @@ impl Snapshot {
     /// A cluster by id.
     pub fn cluster(&self, id: ClusterId) -> &Cluster {
         &self.clusters[id.index()]
+    }
+    /// A policy by id.
+    pub fn policy(&self, id: PolicyId) -> &Policy {
+        &self.policies[id.index()]
     }
     /// A listener by name.
     pub fn listener_named(&self, name: &str) -> Option<ListenerId> {
@@ -212,6 +223,10 @@ pub struct Listener {
     pub tls: ListenerTls,
     /// Who may tell by the PROXY protocol for whom a connection is.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Its policies, in the order of the file.
+    pub policies: Box<[PolicyId]>,
+    /// The app's port; on an outbound listener its own.
+    pub port: u16,
 }
 
 /// What a listener's callers speak.

@@ -48,6 +48,12 @@ impl SpiffeId {
         &self.text[SCHEME.len()..self.path]
     }
 
+    /// Namespace and service account, as Kubernetes meshes write them: `/ns/NAMESPACE/sa/NAME`.
+    pub fn workload(&self) -> Option<(&str, &str)> {
+        let (namespace, account) = self.path().strip_prefix("/ns/")?.split_once("/sa/")?;
+        (!namespace.contains('/') && !account.contains('/')).then_some((namespace, account))
+    }
+
     /// The path, its first slash included; empty if the ID is that of the trust domain itself.
     pub fn path(&self) -> &str {
         &self.text[self.path..]

@@ -34,6 +34,18 @@ pub(crate) enum HostPattern {
     Any,
 }
 
+impl HostPattern {
+    /// Whether a host in its normal form fits.
+    pub(crate) fn fits(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *host,
+            // One or more labels, and none of them empty at the front.
+            Self::Wildcard(suffix) => host.len() > suffix.len() && host.ends_with(&**suffix),
+            Self::Any => true,
+        }
+    }
+}
+
 impl HostTable {
     /// Files a route under a host; gives the route that has it already.
     pub(crate) fn insert(&mut self, pattern: HostPattern, route: RouteId) -> Option<RouteId> {

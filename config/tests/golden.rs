@@ -22,6 +22,9 @@ fn summary(snapshot: &Snapshot) -> String {
         if let Some(rule) = listener.app_rule {
             let _ = write!(out, " else -> rule {}", rule.0);
         }
+        for policy in listener.policies.iter().map(|id| snapshot.policy(*id)) {
+            let _ = write!(out, " {:?} {}{}", policy.action, policy.name, if policy.dry_run { " (dry run)" } else { "" });
+        }
         out.push('\n');
     }
     for (id, rule) in snapshot.rules.iter().enumerate() {

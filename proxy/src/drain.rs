@@ -33,6 +33,8 @@ struct State {
     /// Joined after goodbye was said: it came for one answer, and may have it.
     newcomer: Cell<bool>,
     aborted: Cell<bool>,
+    /// Whether it may still be served is to be asked again.
+    questioned: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -71,6 +73,11 @@ impl Group {
     pub fn say_goodbye(&self) {
         self.draining.set(true);
         self.tell(|state| state.draining.set(true));
+    }
+
+    /// Has every member ask again whether it may be served.
+    pub fn question(&self) {
+        self.tell(|state| state.questioned.set(true));
     }
 
     /// Has every member finish what is in flight and leave; aborts those that have not left by the deadline. Gives the
@@ -132,6 +139,16 @@ impl Member {
     /// Until when a connection that has said nothing yet may be about to: whoever has just connected is not idle.
     pub fn fresh_until(&self) -> Instant {
         self.joined + FRESH
+    }
+
+    /// Whether to ask again if it may be served; once for each time that it is questioned.
+    pub fn take_question(&self) -> bool {
+        self.state.questioned.replace(false)
+    }
+
+    /// Leaves now.
+    pub fn abort(&self) {
+        self.state.aborted.set(true);
     }
 
     /// Whether to leave now.

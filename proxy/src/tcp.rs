@@ -4,8 +4,9 @@
 //! A failed connect moves on to another endpoint. When there is none the caller is reset at once: a connection that opens
 //! and then only closes would look like a service that is there and has nothing to say.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::IoSlice;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,13 @@ use http::HeaderMap;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use weir_config::path::normalise_host;
-use weir_config::snapshot::{Action, ClusterId};
+use weir_config::snapshot::{Action, ClusterId, Speaks};
 use weir_config::{Decision, Facts, decide};
 
 use crate::drain::Member;
 use crate::error::{BadRequest, Fault};
 use crate::h1::wire::Wire;
+use crate::http::admission::admit_opaque;
 use crate::http::connection::Connection;
 use crate::http::logged;
 use crate::observe::Record;
@@ -36,7 +38,11 @@ pub async fn serve(connection: Rc<Connection>, stream: Socket, begun: BytesMut, 
     let current = connection.listener.current(&connection.worker);
     let mut record = Record::start(Instant::now());
     record.log = logged::opaque(&connection, &current, "");
-    carry(&connection, &current, Wire::new(stream, begun), &member, cluster, record).await;
+    if let Err(fault) = admit_opaque(&connection, &current, None, &mut record.log) {
+        reset(stream.tcp());
+        return log(&connection, record, fault);
+    }
+    carry(&connection, &current, Wire::new(stream, begun), &member, (cluster, None), record).await;
 }
 
 /// Serves a connection that begins with a ClientHello to its end. `begun` was read from the stream already.
@@ -53,8 +59,15 @@ pub async fn pass_through(connection: Rc<Connection>, mut stream: Socket, mut be
     let current = connection.listener.current(&connection.worker);
     let mut record = Record::start(Instant::now());
     record.log = logged::opaque(&connection, &current, &name);
+    let host = normalise_host(&name);
+    // What the app's own TLS is for, an inbound listener need not believe: inside it may be for another host.
+    let host = (connection.listener.speaks() == Speaks::Tls).then_some(&*host);
+    if let Err(fault) = admit_opaque(&connection, &current, host, &mut record.log) {
+        reset(stream.tcp());
+        return log(&connection, record, fault);
+    }
     match route(&connection, &current, &name, &mut record) {
-        Some(cluster) => carry(&connection, &current, Wire::new(stream, begun), &member, cluster, record).await,
+        Some(cluster) => carry(&connection, &current, Wire::new(stream, begun), &member, (cluster, host), record).await,
         None => {
             record.fault = Some(Fault::NoRoute);
             let wire = Wire::new(stream, BytesMut::new());
@@ -93,7 +106,7 @@ async fn carry(
     current: &Current,
     caller: Rc<Wire>,
     member: &Member,
-    cluster: ClusterId,
+    (cluster, host): (ClusterId, Option<&str>),
     mut record: Record,
 ) {
     let worker = &connection.worker;
@@ -119,8 +132,20 @@ async fn carry(
         shard.tcp_bytes[0].add(up);
         shard.tcp_bytes[1].add(down);
     };
-    let carried = tunnel::carry(&caller, &upstream, Some(member), worker.tools(), &count).await;
-    record.carried(carried.up, carried.down, carried.fault);
+    let mut refused = None;
+    let mut carrying = pin!(tunnel::carry(&caller, &upstream, Some(member), worker.tools(), &count));
+    let carried = poll_fn(|cx| {
+        if member.take_question() {
+            let current = connection.listener.current(worker);
+            refused = admit_opaque(connection, &current, host, &mut record.log).err();
+            if refused.is_some() {
+                member.abort();
+            }
+        }
+        carrying.as_mut().poll(cx)
+    })
+    .await;
+    record.carried(carried.up, carried.down, refused.or(carried.fault));
 }
 
 /// Has the caller see a reset when the connection closes.
@@ -130,9 +155,13 @@ pub fn reset(stream: &TcpStream) {
 
 /// Logs a connection that is not served.
 pub fn refuse(connection: &Connection, fault: Fault) {
-    tracing::debug!(peer = %connection.ends.peer, reason = fault.code(), "connection refused");
     let current = connection.listener.current(&connection.worker);
     let mut record = Record::start(Instant::now());
     record.log = logged::opaque(connection, &current, "");
+    log(connection, record, fault);
+}
+
+fn log(connection: &Connection, mut record: Record, fault: Fault) {
+    tracing::debug!(peer = %connection.ends.peer, reason = fault.code(), "connection refused");
     record.fault = Some(fault);
 }

@@ -28,10 +28,17 @@ impl Explainer {
     /// # Errors
     /// What weir says instead.
     pub async fn ask(&mut self, method: &str, url: &str, headers: &[String]) -> Result<Explained> {
-        let mut target = format!("/explain?json=true&method={}&url={}", encoded(method), encoded(url));
-        for header in headers {
-            target.push_str(&format!("&header={}", encoded(header)));
-        }
+        let headers = headers.iter().map(|header| ("header", header.as_str()));
+        self.ask_with([("method", method), ("url", url)].into_iter().chain(headers)).await
+    }
+
+    /// The same, with whatever `/explain` understands.
+    ///
+    /// # Errors
+    /// What weir says instead.
+    pub async fn ask_with<'q>(&mut self, query: impl Iterator<Item = (&'q str, &'q str)>) -> Result<Explained> {
+        let query = query.map(|(name, value)| format!("&{name}={}", encoded(value)));
+        let target = query.fold("/explain?json=true".to_owned(), |target, part| target + &part);
         self.0.send(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await?;
         let response = self.0.response(false).await?;
         if response.status != 200 {

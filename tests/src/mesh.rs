@@ -219,6 +219,20 @@ pub async fn call(
     shows: Option<&Pair>,
     alpn: &[&str],
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    secure(stream, shows, alpn).await
+}
+
+/// The same, over a connection that is there already.
+///
+/// # Errors
+/// No handshake from its own point of view.
+pub async fn secure(
+    stream: TcpStream,
+    shows: Option<&Pair>,
+    alpn: &[&str],
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -231,8 +245,6 @@ pub async fn call(
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
     let name = ServerName::try_from("app.example")?;
     Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }

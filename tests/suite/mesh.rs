@@ -1,5 +1,6 @@
 //! Mutual TLS: who is let in, who is spoken to, and what becomes of both when certificates change.
 
+mod authorization;
 mod pair;
 mod refusals;
 mod rotation;
@@ -10,7 +11,7 @@ use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [pair::trials(), refusals::trials(), rotation::trials()].into_iter().flatten().collect()
+    [authorization::trials(), pair::trials(), refusals::trials(), rotation::trials()].into_iter().flatten().collect()
 }
 
 const CART: &str = "spiffe://shop.example/ns/shop/sa/cart";

@@ -98,8 +98,9 @@ fn draft(
     if !(1024..=1 << 20).contains(&limits.header_bytes) {
         found.error(&path.key("limits").key("header_bytes"), "the limit of the header block must be between 1KiB and 1MiB");
     }
+    let app = app_cluster(listener, address, clusters, path, found);
     Draft {
-        app: app_cluster(listener, address, clusters, path, found),
+        app: app.map(|(cluster, _)| cluster),
         listener: Listener {
             name: listener.name.as_str().into(),
             address,
@@ -112,26 +113,32 @@ fn draft(
             speaks: Speaks::Http,
             tls: listener.tls,
             proxy_protocol,
+            policies: Box::default(),
+            port: app.map_or(address, |(_, app)| app).port(),
         },
     }
 }
 
 fn peers(words: &[String], path: &Path<'_>, found: &mut Diagnostics) -> Trust {
     Trust::parse(words).unwrap_or_else(|place| {
-        found.error(&path.index(place), format!("`{}` is not an address or range", words[place])).hint =
-            Some("for example `10.0.0.0/8`; or one of `any`, `none`, `loopback`, `private`".to_owned());
+        not_addresses(&words[place], &path.index(place), found);
         Trust::any()
     })
 }
 
-/// The cluster that stands for an inbound listener's app.
+pub(super) fn not_addresses(word: &str, path: &Path<'_>, found: &mut Diagnostics) {
+    found.error(path, format!("`{word}` is not an address or range")).hint =
+        Some("for example `10.0.0.0/8`; or one of `any`, `none`, `loopback`, `private`".to_owned());
+}
+
+/// The cluster that stands for an inbound listener's app, and where that is.
 fn app_cluster(
     listener: &schema::Listener,
     own: SocketAddr,
     clusters: &mut Vec<Cluster>,
     path: &Path<'_>,
     found: &mut Diagnostics,
-) -> Option<ClusterId> {
+) -> Option<(ClusterId, SocketAddr)> {
     let app = match (&listener.app, listener.direction) {
         (Some(app), Direction::Inbound) => app,
         (None, Direction::Outbound) => return None,
@@ -164,7 +171,7 @@ fn app_cluster(
         tls: None,
         retry_budget: schema::RetryBudget::default(),
     });
-    Some(id)
+    Some((id, address))
 }
 
 /// Gives each listener that does not speak HTTP its cluster.

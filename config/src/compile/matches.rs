@@ -41,7 +41,7 @@ pub(super) fn compile(matched: &Match, at: &Path<'_>, found: &mut Diagnostics) -
     compiled
 }
 
-fn methods(methods: &[String], at: &Path<'_>, found: &mut Diagnostics) -> Box<[Method]> {
+pub(super) fn methods(methods: &[String], at: &Path<'_>, found: &mut Diagnostics) -> Box<[Method]> {
     if methods.is_empty() {
         found.error(at, "an empty list of methods matches nothing").hint =
             Some("leave `method` out to match every method".to_owned());
@@ -62,7 +62,7 @@ fn methods(methods: &[String], at: &Path<'_>, found: &mut Diagnostics) -> Box<[M
     methods.iter().filter_map(parse).collect()
 }
 
-fn header_tests(
+pub(super) fn header_tests(
     tests: &BTreeMap<String, ValueMatch>,
     here: &Path<'_>,
     found: &mut Diagnostics,
@@ -98,7 +98,7 @@ fn header_tests(
     compiled.into()
 }
 
-fn path_test(test: &PathMatch, at: &Path<'_>, found: &mut Diagnostics) -> Option<PathTest> {
+pub(super) fn path_test(test: &PathMatch, at: &Path<'_>, found: &mut Diagnostics) -> Option<PathTest> {
     let PathMatch { exact, prefix, string_prefix, regex } = test;
     match (exact, prefix, string_prefix, regex) {
         (Some(text), None, None, None) => literal_path(text, &at.key("exact"), found).map(|p| PathTest::Exact(p.into())),

@@ -3,6 +3,7 @@
 //! Each part turns a schema type into its compiled form or records why it cannot; a part that failed leaves a harmless
 //! stand-in so that the rest is still judged. The snapshot is given only if nothing was recorded.
 
+mod authorization;
 mod clusters;
 mod identity;
 mod listeners;
@@ -25,6 +26,7 @@ pub fn compile(config: &Config, found: &mut Diagnostics) -> Option<Snapshot> {
     let mut listeners = listeners::compile(config, &mut clusters, found);
     let (mut routes, mut rules) = routes::compile(config, &names, &mut listeners, found);
     listeners::add_opaque(config, &mut listeners, &names, found);
+    let policies = authorization::compile(config, &mut listeners, found);
     listeners::add_app_rules(&mut listeners, &clusters, &mut routes, &mut rules);
     shadow::check(&routes, &rules, found);
     if config.shutdown.min.0 >= config.shutdown.deadline.0 {
@@ -39,6 +41,7 @@ pub fn compile(config: &Config, found: &mut Diagnostics) -> Option<Snapshot> {
         routes,
         rules,
         clusters,
+        policies,
         access_log,
         drain_min: config.shutdown.min.0,
         drain_deadline: config.shutdown.deadline.0,

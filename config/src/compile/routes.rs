@@ -166,7 +166,7 @@ fn only_backends(route: &schema::Route, listener: &str, path: &Path<'_>, found: 
     }
 }
 
-fn host_pattern(text: &str, at: &Path<'_>, found: &mut Diagnostics) -> Option<HostPattern> {
+pub(super) fn host_pattern(text: &str, at: &Path<'_>, found: &mut Diagnostics) -> Option<HostPattern> {
     if text == "*" {
         return Some(HostPattern::Any);
     }

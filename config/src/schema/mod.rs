@@ -3,6 +3,7 @@
 //!
 //! Types are plain: no positions, no cross references resolved. `compile` judges them.
 
+mod authorization;
 mod cluster;
 mod identity;
 mod listener;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use authorization::{CallMatch, CallerMatch, Policy, PolicyAction};
 pub use cluster::{Balance, Cluster, Endpoint, ProxyVersion, UpstreamProtocol, WeightedEndpoint};
 pub use identity::{ClusterTls, ClusterTlsSettings, Identity, IdentityFiles, ListenerTls, Mesh, MeshWord};
 pub use listener::{Direction, ForwardingHeaders, Http2, Limits, Listener, ListenerProtocol, ProxyProtocol};
@@ -60,6 +62,9 @@ pub struct Config {
     /// Named sets of endpoints, and how to talk to them.
     #[serde(default)]
     pub clusters: BTreeMap<String, Cluster>,
+    /// Who may call what.
+    #[serde(default)]
+    pub authorization: Vec<Policy>,
 }
 
 /// How many worker threads serve traffic.

@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use weir_config::explain::{Question, explain};
+use weir_config::explain::{Asker, Question, explain};
 use weir_config::path::strip_port;
 use weir_config::snapshot::{Action, Snapshot, Target};
 
@@ -46,7 +46,7 @@ const HELP: &str = "weir admin\n\n\
     GET  /config     the configuration that serves, and what became of the newest one offered\n\
     GET  /clusters   clusters, endpoints and names\n\
     GET  /certs      who this proxy is in the mesh, until when, and whom it believes\n\
-    GET  /explain?url=http://host/path&method=GET&header=name:value&listener=name\n\
+    GET  /explain?url=http://host/path&method=GET&header=name:value&listener=name&from=spiffe-id&address=address\n\
     \x20               where such a request goes, and why\n\
     GET  /log        the level of weir's own log\n\
     POST /log?level=debug      change it\n\
@@ -125,12 +125,15 @@ impl Pages {
 
     fn explain(&self, query: &str) -> Page {
         let (mut method, mut url, mut headers, mut listener, mut json) = ("GET".into(), None, Vec::new(), None, false);
+        let (mut from, mut address) = (None, None);
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
                 "method" => method = value,
                 "url" => url = Some(value),
                 "header" => headers.push(value.into_owned()),
                 "listener" => listener = Some(value.into_owned()),
+                "from" => from = Some(value),
+                "address" => address = Some(value),
                 "json" => json = value == "true",
                 other => return text(StatusCode::BAD_REQUEST, &format!("`{other}` is not understood; see /help\n")),
             }
@@ -140,7 +143,9 @@ impl Pages {
         };
         let published = self.shared.store.load();
         let states = |cluster: &weir_config::snapshot::Cluster| Some(self.states(cluster));
-        let explained = Question::parse(&method, &url, &headers, listener)
+        let own_domain = self.shared.identity.current().as_ref().map(|own| own.id.trust_domain().to_owned());
+        let explained = Asker::parse(from.as_deref(), address.as_deref())
+            .and_then(|asker| Question::parse(&method, &url, &headers, listener, Asker { own_domain, ..asker }))
             .and_then(|question| explain(&published.snapshot, &published.source, &question, fastrand::u64(..), &states));
         match explained {
             Ok(explained) if json => json_page(&explained.json()),

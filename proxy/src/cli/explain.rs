@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use weir_config::explain::{Question, explain};
+use weir_config::explain::{Asker, Question, explain};
 
 use super::{check, fail, print, probe};
 
@@ -13,6 +13,8 @@ pub(super) struct Asked<'a> {
     pub(super) url: &'a str,
     pub(super) headers: &'a [String],
     pub(super) listener: Option<String>,
+    pub(super) from: Option<&'a str>,
+    pub(super) address: Option<&'a str>,
     pub(super) json: bool,
 }
 
@@ -29,7 +31,8 @@ pub(super) fn file(file: &Path, asked: Asked<'_>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let explained = Question::parse(asked.method, asked.url, asked.headers, asked.listener)
+    let explained = Asker::parse(asked.from, asked.address)
+        .and_then(|from| Question::parse(asked.method, asked.url, asked.headers, asked.listener, from))
         .and_then(|question| explain(&snapshot, &text, &question, fastrand::u64(..), &|_| None));
     match explained {
         Ok(explained) if asked.json => print(&format!("{:#}\n", explained.json())),
@@ -45,8 +48,10 @@ pub(super) fn running(admin: &str, asked: &Asked<'_>) -> ExitCode {
     for header in asked.headers {
         query.append_pair("header", header);
     }
-    if let Some(listener) = &asked.listener {
-        query.append_pair("listener", listener);
+    for (name, value) in [("listener", asked.listener.as_deref()), ("from", asked.from), ("address", asked.address)] {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
     }
     if asked.json {
         query.append_pair("json", "true");

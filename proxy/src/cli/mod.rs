@@ -97,6 +97,12 @@ enum Command {
         /// The listener that the request comes to.
         #[arg(long)]
         listener: Option<String>,
+        /// Who asks, as mutual TLS would show it, for `authorization`: `spiffe://prod/ns/shop/sa/cart`.
+        #[arg(long, value_name = "SPIFFE-ID")]
+        from: Option<String>,
+        /// Where the request comes from, for `authorization`. Default: loopback.
+        #[arg(long)]
+        address: Option<String>,
         /// Explain in JSON.
         #[arg(long)]
         json: bool,
@@ -137,8 +143,9 @@ pub fn main() -> ExitCode {
         Command::Check { file, json } => check::main(&file, json),
         Command::Schema { markdown: false } => print(&format!("{:#}\n", weir_config::schema::json_schema())),
         Command::Schema { markdown: true } => print(&reference::markdown()),
-        Command::Explain { file, admin, method, url, headers, listener, json } => {
-            let asked = explain::Asked { method: &method, url: &url, headers: &headers, listener, json };
+        Command::Explain { file, admin, method, url, headers, listener, from, address, json } => {
+            let (from, address) = (from.as_deref(), address.as_deref());
+            let asked = explain::Asked { method: &method, url: &url, headers: &headers, listener, from, address, json };
             match (file, admin) {
                 (Some(file), _) => explain::file(&file, asked),
                 (None, Some(admin)) => explain::running(&admin, &asked),

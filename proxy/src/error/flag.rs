@@ -53,4 +53,6 @@ flags! {
     DownstreamProtocolError = "DPE",
     /// DT: the caller's own deadline had passed.
     DownstreamDeadline = "DT",
+    /// UAEX: the caller may not do this.
+    Unauthorized = "UAEX",
 }

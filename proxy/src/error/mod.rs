@@ -63,6 +63,8 @@ pub enum Fault {
     CallerTls(Refusal),
     /// The caller speaks in the clear where mutual TLS is asked for.
     Plaintext,
+    /// The listener's policies do not allow it.
+    Denied,
 }
 
 /// gRPC status codes that weir uses.
@@ -122,7 +124,7 @@ pub struct Row {
 
 impl Fault {
     /// Every fault but those of malformed requests and of TLS.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NoRoute,
         Self::NoRule,
         Self::NoEndpoint,
@@ -142,6 +144,7 @@ impl Fault {
         Self::BadExpectation,
         Self::ConnectRefused,
         Self::Plaintext,
+        Self::Denied,
         Self::DownstreamGone,
     ];
 
@@ -404,6 +407,16 @@ impl Fault {
                     "Give the caller a sidecar, or set `tls: permissive` until every caller has one.",
                 )
             },
+            // Which policy it was is no affair of the caller's.
+            Self::Denied => row(
+                "denied",
+                Caller,
+                S::FORBIDDEN,
+                G::PermissionDenied,
+                Flag::Unauthorized,
+                "the caller may not do this",
+                "The access log names the policy (`authorization`); `weir explain --from` shows what each policy says.",
+            ),
             Self::BadRequest(bad) => Row {
                 closes_connection: true,
                 ..row(bad.code(), Caller, bad.status(), G::InvalidArgument, Flag::DownstreamProtocolError, bad.message(), "")

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use weir_config::spiffe::SpiffeId;
 
 use super::forwarding::Caller;
 use super::h2_gate::PREFACE;
@@ -14,6 +13,7 @@ use crate::proxy_protocol::Ends;
 use crate::socket::Socket;
 use crate::state::Worker;
 use crate::state::listener::ListenerState;
+use crate::tls::handshake::Principal;
 
 /// What the requests of a connection need to know of it.
 pub struct Connection {
@@ -26,7 +26,7 @@ pub struct Connection {
     /// The caller, for forwarding headers and trust.
     pub caller: Caller,
     /// Who the caller is, if mutual TLS has shown it.
-    pub peer: Option<SpiffeId>,
+    pub peer: Option<Rc<Principal>>,
 }
 
 /// Serves a connection to its end. `begun` was read from the stream already.

@@ -47,6 +47,8 @@ pub(super) fn log_entry(
         cluster: Box::default(),
         upstream: None::<SocketAddr>,
         opaque: false,
+        principal: connection.peer.clone(),
+        authorization: None,
         handle,
     }))
 }

@@ -4,6 +4,7 @@
 //! [`crate::h1`] is the codec of HTTP/1. The h2 crate speaks HTTP/2; beneath it [`h2_gate`] looks at the bytes first and
 //! refuses the floods that the library would let pass.
 
+pub mod admission;
 pub mod body;
 pub mod connection;
 pub mod correlation;

@@ -14,10 +14,11 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Response, StatusCode, Uri, Version};
 use weir_config::path::{normalise, normalise_host};
-use weir_config::schema::{ForwardingHeaders, ListenerTls, UpstreamProtocol};
+use weir_config::schema::{ForwardingHeaders, UpstreamProtocol};
 use weir_config::snapshot::{Action, Backend, Rewrite, Rule, RuleId};
 use weir_config::{Decision, Facts, NoRoute, decide};
 
+use super::admission::admit;
 use super::body::{ResponseBody, Tunnel, grpc_status};
 use super::connection::Connection;
 use super::correlation::{self, Correlation, REQUEST_ID};
@@ -147,19 +148,9 @@ struct Forward {
     seen: Seen,
 }
 
-/// A connection that was opened in the clear is served until the listener is strict.
-fn admit(connection: &Connection, current: &Current) -> Result<(), Fault> {
-    let strict = current.prepared.snapshot().listener(current.id).tls == ListenerTls::Strict;
-    if strict && connection.peer.is_none() {
-        connection.listener.shard.plaintext_refused.add(1);
-        return Err(Fault::Plaintext);
-    }
-    Ok(())
-}
-
 /// Decides. Nothing here waits, and nothing has happened yet when it returns.
 fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, record: &mut Record) -> Result<Plan, Fault> {
-    let decided = admit(connection, current)
+    let decided = admit(connection, current, head, &mut record.log)
         .and_then(|()| check(current, head, seen))
         .and_then(|()| decide_route(connection, current, head));
     let (rule, backend) = match decided {
@@ -305,7 +296,7 @@ pub(super) fn authority(head: &Parts) -> Result<&str, Fault> {
 }
 
 /// The normalised path.
-fn path(head: &Parts) -> Result<Cow<'_, str>, Fault> {
+pub(super) fn path(head: &Parts) -> Result<Cow<'_, str>, Fault> {
     if head.method == Method::CONNECT {
         return Ok(Cow::Borrowed("/"));
     }

@@ -208,7 +208,7 @@ fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, ends: Ends, verified
         None => Claim::Removed,
     };
     let caller = Caller::new(peer, state.trusts(peer.to_canonical()), certificate);
-    let peer = verified.map(|verified| verified.id);
+    let peer = verified.map(|verified| Rc::new(verified.principal));
     Rc::new(Connection { worker: Rc::clone(worker), listener: Rc::clone(state), ends, caller, peer })
 }
 

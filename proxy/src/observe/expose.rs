@@ -232,6 +232,7 @@ fn listeners(out: &mut Text, metrics: &Metrics) {
         }
     }
     callers_tls(out, &rows);
+    authorization(out, &rows);
 }
 
 fn callers_tls(out: &mut Text, rows: &[(Box<str>, Vec<Arc<ListenerShard>>)]) {
@@ -252,6 +253,16 @@ fn callers_tls(out: &mut Text, rows: &[(Box<str>, Vec<Arc<ListenerShard>>)]) {
             }
         }
         out.line(name, &[("listener", listener), ("reason", "plaintext")], sum(shards, |s| &s.plaintext_refused));
+    }
+}
+
+fn authorization(out: &mut Text, rows: &[(Box<str>, Vec<Arc<ListenerShard>>)]) {
+    let name = "weir_authorization_total";
+    out.head(name, "counter", "Requests and opaque connections judged by policies, by verdict; see the reference.");
+    for (listener, shards) in rows {
+        for (place, verdict) in ["allowed", "denied", "would_allow", "would_deny", "audited"].into_iter().enumerate() {
+            out.line(name, &[("listener", listener), ("verdict", verdict)], sum(shards, |s| &s.authorization[place]));
+        }
     }
 }
 

@@ -56,6 +56,12 @@ fn json(out: &mut Vec<u8>, entry: &LogEntry, numbers: &Finished) {
     }
     object.address("downstream_remote_address", entry.peer);
     object.address("downstream_local_address", entry.local);
+    if let Some(principal) = &entry.principal {
+        object.text("downstream_peer", principal.id.as_str().as_bytes());
+    }
+    if let Some(authorization) = &entry.authorization {
+        object.text("authorization", authorization.as_bytes());
+    }
     object.text("request_id", entry.request_id.as_bytes());
     if let Some(trace) = &entry.trace_id {
         object.text("trace_id", trace.as_bytes());
@@ -176,6 +182,8 @@ fn field(out: &mut Vec<u8>, field: Field, entry: &LogEntry, numbers: &Finished) 
         Field::RequestId => defused(out, entry.request_id.as_bytes()),
         Field::TraceId => text(out, entry.trace_id.as_deref().unwrap_or("")),
         Field::Generation => number(out, entry.generation.into()),
+        Field::DownstreamPeerUriSan => text(out, entry.principal.as_ref().map_or("", |principal| principal.id.as_str())),
+        Field::Authorization => text(out, entry.authorization.as_deref().unwrap_or("")),
         Field::Listener => text(out, &entry.listener),
         // What was asked for in cleartext is the host.
         Field::RequestedServerName if entry.opaque => defused(out, or_none(entry.authority.as_bytes())),

@@ -117,6 +117,8 @@ pub struct ListenerShard {
     pub handshakes_failed: [Cell; Refusal::ALL.len()],
     /// Connections in the clear that were refused.
     pub plaintext_refused: Cell,
+    /// Calls judged by policies: allowed, denied; those that policies on trial would have allowed, would have denied; audited.
+    pub authorization: [Cell; 5],
     /// Bytes of opaque connections, from the caller and to it.
     pub tcp_bytes: [Cell; 2],
     /// Opaque connections that were reset because there was no upstream.

@@ -14,6 +14,7 @@ use weir_config::policy::Denied;
 use super::access_log::LogHandle;
 use super::metrics::RuleShard;
 use crate::error::{Fault, Flag};
+use crate::tls::handshake::Principal;
 
 /// What is known of one request.
 pub struct Record {
@@ -81,6 +82,10 @@ pub struct LogEntry {
     pub upstream: Option<SocketAddr>,
     /// Whether it was no request but opaque bytes.
     pub opaque: bool,
+    /// Who called, if mutual TLS has shown it.
+    pub principal: Option<Rc<Principal>>,
+    /// What the policies said, if there is something to tell.
+    pub authorization: Option<Box<str>>,
 }
 
 /// The numbers of a finished request, for the access log.

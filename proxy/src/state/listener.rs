@@ -111,6 +111,9 @@ impl ListenerState {
     pub(super) fn follow(&self, prepared: &Rc<Prepared>) {
         if let Some(id) = prepared.snapshot().listener_named(&self.name) {
             *self.current.borrow_mut() = Rc::new(Current { prepared: Rc::clone(prepared), id });
+            if !prepared.snapshot().listener(id).policies.is_empty() {
+                self.connections.question();
+            }
         }
     }
 

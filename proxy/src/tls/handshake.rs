@@ -60,11 +60,20 @@ pub struct Peer {
     digest: String,
 }
 
+/// Who a caller has shown to be.
+#[derive(Debug)]
+pub struct Principal {
+    /// Who.
+    pub id: SpiffeId,
+    /// Whether it is of this proxy's own trust domain.
+    pub is_own_domain: bool,
+}
+
 /// A caller that has shown who it is.
 #[derive(Debug)]
 pub struct Verified {
     /// Who.
-    pub id: SpiffeId,
+    pub principal: Principal,
     /// What the app is told of it (Envoy `x-forwarded-client-cert`).
     pub header: HeaderValue,
 }
@@ -76,7 +85,8 @@ impl Peer {
         let header = HeaderValue::from_str(&format!("By={own};Hash={digest};URI={id}"));
         // SPIFFE IDs have no characters that a header may not have.
         let header = header.unwrap_or(HeaderValue::from_static(""));
-        Verified { id, header }
+        let is_own_domain = id.trust_domain() == own.trust_domain();
+        Verified { principal: Principal { id, is_own_domain }, header }
     }
 }
 

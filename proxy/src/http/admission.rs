@@ -1,0 +1,93 @@
+//! Whether a call may be made at all: over mutual TLS where that is a must, and as the policies of the listener say.
+//!
+//! What policies mean is decided in `weir_config::authorize`; here it is asked, counted, and told to the log.
+
+use http::request::Parts;
+use weir_config::path::normalise_host;
+use weir_config::schema::ListenerTls;
+use weir_config::{Call, Caller, Verdict, authorize, authorize::Request};
+
+use super::connection::Connection;
+use super::request;
+use crate::error::Fault;
+use crate::observe::record::LogEntry;
+use crate::state::listener::Current;
+
+/// Whether a request may be made.
+///
+/// # Errors
+/// Why not.
+pub(super) fn admit(
+    connection: &Connection,
+    current: &Current,
+    head: &Parts,
+    log: &mut Option<Box<LogEntry>>,
+) -> Result<(), Fault> {
+    let listener = current.prepared.snapshot().listener(current.id);
+    // A connection that was opened in the clear is served until the listener is strict.
+    if listener.tls == ListenerTls::Strict && connection.peer.is_none() {
+        connection.listener.shard.plaintext_refused.add(1);
+        return Err(Fault::Plaintext);
+    }
+    if listener.policies.is_empty() {
+        return Ok(());
+    }
+    let path = request::path(head)?;
+    let request = Request { method: &head.method, path: &path, received: head.uri.path(), headers: &head.headers };
+    let host = normalise_host(request::authority(head)?);
+    judge(connection, current, Some(&host), Some(request), log)
+}
+
+/// Whether opaque bytes may come, for this host if it can be seen.
+///
+/// # Errors
+/// Why not.
+pub fn admit_opaque(
+    connection: &Connection,
+    current: &Current,
+    host: Option<&str>,
+    log: &mut Option<Box<LogEntry>>,
+) -> Result<(), Fault> {
+    judge(connection, current, host, None, log)
+}
+
+fn judge(
+    connection: &Connection,
+    current: &Current,
+    host: Option<&str>,
+    request: Option<Request<'_>>,
+    log: &mut Option<Box<LogEntry>>,
+) -> Result<(), Fault> {
+    let snapshot = current.prepared.snapshot();
+    let listener = snapshot.listener(current.id);
+    if listener.policies.is_empty() {
+        return Ok(());
+    }
+    let peer = connection.peer.as_deref();
+    let caller = Caller {
+        principal: peer.map(|peer| &peer.id),
+        is_own_domain: peer.is_some_and(|peer| peer.is_own_domain),
+        address: connection.ends.peer.ip(),
+    };
+    let call = Call { caller, port: listener.port, host, request };
+    let verdict = authorize(snapshot, current.id, &call, &mut ());
+    count(connection, &verdict);
+    if let Some(log) = log {
+        log.authorization = verdict.tell(snapshot).map(String::into_boxed_str);
+    }
+    if verdict.refused.is_some() { Err(Fault::Denied) } else { Ok(()) }
+}
+
+fn count(connection: &Connection, verdict: &Verdict) {
+    let [allowed, denied, would_allow, would_deny, audited] = &connection.listener.shard.authorization;
+    let judged = if verdict.refused.is_some() { denied } else { allowed };
+    judged.add(1);
+    match (verdict.refused.is_some(), verdict.on_trial.is_some()) {
+        (true, false) => would_allow.add(1),
+        (false, true) => would_deny.add(1),
+        (true, true) | (false, false) => {}
+    }
+    if !verdict.audited.is_empty() {
+        audited.add(1);
+    }
+}
