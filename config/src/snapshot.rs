@@ -134,6 +134,14 @@ pub struct Identity {
     pub crl: Option<PathBuf>,
 }
 
+impl Identity {
+    /// All its files.
+    pub fn paths(&self) -> impl Iterator<Item = &std::path::Path> {
+        let others = self.others.iter().map(|(_, path)| path);
+        [&self.cert, &self.key, &self.trust].into_iter().chain(others).chain(&self.crl).map(PathBuf::as_path)
+    }
+}
+
 impl Bootstrap {
     /// The fields in which `other` differs, by their names in the file.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {

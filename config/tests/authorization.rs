@@ -1,6 +1,8 @@
 //! No way of writing a request walks past a policy: apps that read requests in many ways, written down here apart from the
 //! code that is tested, and policies that must hold for all of them.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};

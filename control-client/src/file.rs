@@ -4,6 +4,7 @@
 //! symlink of a ConfigMap, so a watch on the file's inode would see nothing. Any event only means "read again"; whether
 //! something changed is decided by content.
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,15 +20,41 @@ const POLL: Duration = Duration::from_secs(5);
 /// The largest file that is read; a mistake such as a log file in place of a configuration must not fill memory.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Watches one file.
-pub struct FileSource {
-    path: PathBuf,
+/// Tells when files may have changed. One for all that belong together: the kernel grants each user 128 of them.
+pub struct Watch {
     events: mpsc::Receiver<()>,
-    seen: u64,
-    hasher: foldhash::quality::FixedState,
     poll: tokio::time::Interval,
     // Dropping it ends the watch.
     _watcher: Option<notify::RecommendedWatcher>,
+}
+
+impl Watch {
+    /// Watches these. Needs a tokio runtime with time.
+    pub fn new<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Self {
+        let (sender, events) = mpsc::channel(1);
+        let mut poll = tokio::time::interval(POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self { events, poll, _watcher: watch(paths, sender) }
+    }
+
+    /// Waits until one may have changed, and for the rest of what its writer does. Cancelling loses nothing.
+    pub async fn stirred(&mut self) {
+        tokio::select! {
+            Some(()) = self.events.recv() => {
+                tokio::time::sleep(SETTLE).await;
+                while self.events.try_recv().is_ok() {}
+            }
+            _ = self.poll.tick() => {}
+        }
+    }
+}
+
+/// Watches one file.
+pub struct FileSource {
+    path: PathBuf,
+    watch: Watch,
+    seen: u64,
+    hasher: foldhash::quality::FixedState,
 }
 
 /// Reads the file.
@@ -45,11 +72,8 @@ pub fn read(path: &Path) -> io::Result<String> {
 impl FileSource {
     /// Watches `path`, whose content `current` is already known. Needs a tokio runtime with time.
     pub fn new(path: &Path, current: &str) -> Self {
-        let (sender, events) = mpsc::channel(1);
-        let mut poll = tokio::time::interval(POLL);
-        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let hasher = foldhash::quality::FixedState::default();
-        Self { path: path.to_owned(), events, seen: hasher.hash_one(current), hasher, poll, _watcher: watch(path, sender) }
+        Self { path: path.to_owned(), watch: Watch::new([path]), seen: hasher.hash_one(current), hasher }
     }
 
     /// Waits for the content to change and gives it. Cancelling loses nothing.
@@ -58,13 +82,7 @@ impl FileSource {
     /// Why the file cannot be read; asked again, it waits for the next change.
     pub async fn changed(&mut self) -> io::Result<String> {
         loop {
-            tokio::select! {
-                Some(()) = self.events.recv() => {
-                    tokio::time::sleep(SETTLE).await;
-                    while self.events.try_recv().is_ok() {}
-                }
-                _ = self.poll.tick() => {}
-            }
+            self.watch.stirred().await;
             let content = match read(&self.path) {
                 // Between the removal of the old file and the rename of the new one there may be none for a moment.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -100,8 +118,8 @@ impl FileSource {
     }
 }
 
-/// Watches the directory of `path`, and the one its symlinks lead to.
-fn watch(path: &Path, sender: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+/// Watches the directories of the files, and those that their symlinks lead to.
+fn watch<'p>(paths: impl IntoIterator<Item = &'p Path>, sender: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     let handler = move |event: notify::Result<notify::Event>| {
         // Our own reads are events too; they must not wake us.
         if event.is_ok_and(|event| event.kind.is_access()) {
@@ -117,15 +135,21 @@ fn watch(path: &Path, sender: mpsc::Sender<()>) -> Option<notify::RecommendedWat
             return None;
         }
     };
-    let own = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let real = std::fs::canonicalize(path).ok().and_then(|real| Some(real.parent()?.to_owned()));
-    let real = real.filter(|real| std::fs::canonicalize(own).ok().as_ref() != Some(real));
-    for dir in std::iter::once(own.to_owned()).chain(real) {
+    let dirs: BTreeSet<PathBuf> = paths.into_iter().flat_map(directories).collect();
+    for dir in dirs {
         if let Err(error) = watcher.watch(&dir, RecursiveMode::NonRecursive) {
             tracing::warn!(%error, dir = %dir.display(), "this directory cannot be watched; changes are noticed within {POLL:?}");
         }
     }
     Some(watcher)
+}
+
+/// The directory of a file, and the one that its symlinks lead to, if that is another.
+fn directories(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let own = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let real = std::fs::canonicalize(path).ok().and_then(|real| Some(real.parent()?.to_owned()));
+    let real = real.filter(|real| std::fs::canonicalize(own).ok().as_ref() != Some(real));
+    std::iter::once(own.to_owned()).chain(real)
 }
 
 #[cfg(test)]

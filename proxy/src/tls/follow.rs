@@ -3,15 +3,12 @@
 //! A key and its certificate are two files and never change at once. So whatever changes, all of them are read, and only
 //! what fits together is taken; until then what was there before stays in use, and so it does if the new is no good.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use weir_config::snapshot::Identity as Files;
-use weir_control::file::FileSource;
+use weir_control::file::Watch;
 
 use super::identity::{self, Identity, Texts};
 
@@ -82,41 +79,28 @@ impl Holder {
 /// # Errors
 /// The first one cannot be used.
 pub fn begin(files: &Files, holder: &Arc<Holder>) -> anyhow::Result<()> {
+    // Before they are read, so that no change is missed.
+    let watch = Watch::new(files.paths());
     let texts = identity::read(files)?;
-    let sources = watch(files, &texts);
-    holder.offer(Ok(texts))?;
-    tokio::spawn(follow(files.clone(), Arc::clone(holder), sources));
+    holder.offer(Ok(texts.clone()))?;
+    tokio::spawn(follow(files.clone(), Arc::clone(holder), watch, texts));
     Ok(())
 }
 
-fn watch(files: &Files, texts: &Texts) -> Vec<FileSource> {
-    let own = [(&files.cert, &texts.cert), (&files.key, &texts.key), (&files.trust, &texts.trust)];
-    let others = files.others.iter().map(|(_, path)| path).zip(texts.others.iter().map(|(_, text)| text));
-    let crl = files.crl.iter().zip(texts.crl.iter());
-    own.into_iter().chain(others).chain(crl).map(|(path, text)| FileSource::new(path, text)).collect()
-}
-
-async fn follow(files: Files, holder: Arc<Holder>, mut sources: Vec<FileSource>) {
+async fn follow(files: Files, holder: Arc<Holder>, mut watch: Watch, first: Texts) {
+    let mut seen = Ok(first);
     loop {
-        any_change(&mut sources).await;
+        watch.stirred().await;
         // The others may be about to change; those that do wake this again.
         tokio::time::sleep(SETTLE).await;
-        if let Err(error) = holder.offer(identity::read(&files)) {
+        let texts = identity::read(&files);
+        let read = texts.as_ref().map(Clone::clone).map_err(ToString::to_string);
+        if read == seen {
+            continue;
+        }
+        seen = read;
+        if let Err(error) = holder.offer(texts) {
             tracing::error!(error = format!("{error:#}"), "the new identity cannot be used; what was in force stays in use");
         }
     }
-}
-
-/// Waits until any of them has changed. What was read is not kept: they are all read again.
-async fn any_change(sources: &mut [FileSource]) {
-    let mut changes: Vec<_> = sources.iter_mut().map(|source| Box::pin(source.changed())).collect();
-    poll_fn(|cx| {
-        // All of them are asked, so that several that change at once are one change.
-        let mut changed = false;
-        for change in &mut changes {
-            changed |= Pin::new(change).poll(cx).is_ready();
-        }
-        if changed { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }
