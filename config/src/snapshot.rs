@@ -12,7 +12,7 @@ use crate::access_log::Format;
 use crate::authorize::Policy;
 use crate::headers::HeaderOps;
 use crate::policy::{RetryRule, Timeouts};
-use crate::schema::{Balance, Direction, ForwardingHeaders, ListenerTls, ProxyVersion, RetryBudget, UpstreamProtocol};
+use crate::schema::{Balance, Direction, ForwardingHeaders, ProxyVersion, RetryBudget, TlsVersion, UpstreamProtocol};
 use crate::spiffe::PeerPattern;
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
@@ -227,8 +227,10 @@ pub struct Listener {
     pub app_rule: Option<RuleId>,
     /// What its callers speak.
     pub speaks: Speaks,
-    /// Whether they speak it over mutual TLS.
-    pub tls: ListenerTls,
+    /// Whether they speak it over TLS.
+    pub tls: CallerTls,
+    /// The certificate for callers from outside the mesh.
+    pub edge: Option<EdgeTls>,
     /// Who may tell by the PROXY protocol for whom a connection is.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Its policies, in the order of the file.
@@ -247,6 +249,31 @@ pub enum Speaks {
     Tcp(ClusterId),
     /// TLS that is passed through by server name.
     Tls,
+}
+
+/// Whether a listener's callers speak TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CallerTls {
+    /// They do not.
+    #[default]
+    Off,
+    /// They may, and then it is mutual.
+    Permissive,
+    /// They must, and it is mutual.
+    Strict,
+    /// They must, and are from outside the mesh.
+    Edge,
+}
+
+/// The certificate for callers from outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EdgeTls {
+    /// The chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The oldest version they may speak.
+    pub min_version: TlsVersion,
 }
 
 /// Who may tell by the PROXY protocol for whom a connection is.
@@ -454,6 +481,30 @@ pub enum UpstreamTls {
         /// Who may answer; `None` is anybody of this proxy's own trust domain.
         peers: Option<Box<[PeerPattern]>>,
     },
+    /// With a server outside the mesh.
+    Server(ServerTls),
+}
+
+impl UpstreamTls {
+    /// Whether it is a member of the mesh that answers.
+    pub fn is_mesh(&self) -> bool {
+        matches!(self, Self::Mesh { .. })
+    }
+}
+
+/// TLS with a server outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerTls {
+    /// The name that it must have; `None` is its address.
+    pub name: Option<Box<str>>,
+    /// Whose certificates are believed; `None` is the system's roots.
+    pub roots: Option<PathBuf>,
+    /// What is shown to it: chain and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// The oldest version it may speak.
+    pub min_version: TlsVersion,
+    /// Whether any server is believed.
+    pub insecure: bool,
 }
 
 /// An endpoint as configured.

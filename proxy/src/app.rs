@@ -28,6 +28,7 @@ use crate::observe::metrics::Metrics;
 use crate::settings;
 use crate::state::{Message, Shared};
 use crate::tls;
+use crate::tls::outside::{Loaded, Outside};
 use crate::worker;
 
 /// How long the names of a new configuration may take to resolve before it serves without them.
@@ -70,7 +71,7 @@ impl App {
             store,
             status: applier.status(),
             discovery,
-            identity: Arc::default(),
+            tls: Arc::default(),
             metrics,
             access_log: ArcSwapOption::empty(),
             loads: (0..workers.count).map(|_| AtomicUsize::new(0)).collect(),
@@ -87,8 +88,11 @@ impl App {
         let mut app = Self { shared, applier, follower, sockets, workers: Vec::new(), asked, file };
         app.open_access_log(snapshot).context("the access log cannot be opened")?;
         if let Some(files) = &snapshot.bootstrap.identity {
-            tls::follow::begin(files, &app.shared.identity).context("the identity cannot be used")?;
+            tls::follow::begin(files, &app.shared.tls).context("the identity cannot be used")?;
         }
+        app.shared.tls.outside.commit(Outside::prepare(snapshot)?);
+        let tls = Arc::clone(&app.shared.tls);
+        tokio::spawn(async move { tls.outside.follow().await });
         signals.unless_told(app.follower.prepare(snapshot, WARM_UP)).await;
         let change = app.sockets.prepare(snapshot).await?;
         admin::start(&app.shared, &snapshot.bootstrap, level, ask).await?;
@@ -191,12 +195,8 @@ impl App {
             Err(outcome) => return report(self.applier.name(), &outcome),
         };
         self.follower.prepare(&prepared.snapshot, WARM_UP).await;
-        let readied = match self.sockets.prepare(&prepared.snapshot).await {
-            Ok(change) => self.open_access_log(&prepared.snapshot).context("the access log cannot be opened").map(|()| change),
-            Err(error) => Err(error),
-        };
-        let change = match readied {
-            Ok(change) => change,
+        let (change, outside) = match self.ready(&prepared.snapshot).await {
+            Ok(ready) => ready,
             Err(error) => {
                 self.applier.unreadable(&format!("{error:#}"));
                 self.follower.forget_others(&self.shared.store.load().snapshot);
@@ -205,11 +205,20 @@ impl App {
             }
         };
         // Nothing can fail any more.
+        self.shared.tls.outside.commit(outside);
         let told = self.sockets.commit(change);
         let outcome = self.applier.publish(prepared);
         report(self.applier.name(), &outcome);
         self.follower.forget_others(&self.shared.store.load().snapshot);
         self.tell_workers(told).await;
+    }
+
+    /// Readies what a snapshot needs of the system.
+    async fn ready(&mut self, snapshot: &Snapshot) -> anyhow::Result<(sockets::Change, Loaded)> {
+        let outside = Outside::prepare(snapshot)?;
+        let change = self.sockets.prepare(snapshot).await?;
+        self.open_access_log(snapshot).context("the access log cannot be opened")?;
+        Ok((change, outside))
     }
 
     /// Has the workers follow the published snapshot. Every worker knows a listener before any accepts on it.

@@ -67,7 +67,7 @@ clusters: {{ app: {{ endpoints: ['{}'], protocol: {protocol} }} }}
             store: applier.store(),
             status: applier.status(),
             discovery: Arc::default(),
-            identity: Arc::default(),
+            tls: Arc::default(),
             metrics: Arc::default(),
             access_log: ArcSwapOption::empty(),
             loads: [AtomicUsize::new(0)].into(),

@@ -31,6 +31,8 @@ pub struct Authority {
 pub struct Says {
     /// URIs.
     pub uris: Vec<String>,
+    /// Host names and addresses.
+    pub hosts: Vec<String>,
     /// When its validity begins, in seconds from now.
     pub from: i64,
     /// When it ends.
@@ -47,7 +49,13 @@ impl Says {
     /// That somebody is this.
     pub fn id(uri: &str) -> Self {
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        Self { uris: vec![uri.to_owned()], from: -60, to: 86400, usages, serial: fastrand::u64(1..1 << 62), is_ca: false }
+        let (uris, hosts) = (vec![uri.to_owned()], Vec::new());
+        Self { uris, hosts, from: -60, to: 86400, usages, serial: fastrand::u64(1..1 << 62), is_ca: false }
+    }
+
+    /// That somebody has this host name or address, as servers outside the mesh say it.
+    pub fn host(name: &str) -> Self {
+        Self { uris: Vec::new(), hosts: vec![name.to_owned()], ..Self::id("") }
     }
 }
 
@@ -137,6 +145,12 @@ fn params(says: &Says) -> Result<CertificateParams> {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.serial_number = Some(SerialNumber::from(says.serial));
     params.is_ca = if says.is_ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::NoCa };
+    for host in &says.hosts {
+        params.subject_alt_names.push(match host.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(host.as_str().try_into()?),
+        });
+    }
     for uri in &says.uris {
         params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
     }

@@ -4,8 +4,8 @@ use super::listeners::{Draft, not_addresses};
 use super::{check_name, matches, routes};
 use crate::authorize::{CallTest, CallerTest, OneOf, PathRule, Policy, Principal};
 use crate::error::{Diagnostics, Path, suggest};
-use crate::schema::{self, CallMatch, CallerMatch, Config, Direction, ListenerProtocol, ListenerTls, PolicyAction};
-use crate::snapshot::PolicyId;
+use crate::schema::{self, CallMatch, CallerMatch, Config, Direction, ListenerProtocol, PolicyAction};
+use crate::snapshot::{CallerTls, PolicyId};
 use crate::spiffe::PeerPattern;
 use crate::trust::Trust;
 
@@ -29,7 +29,7 @@ pub(super) fn compile(config: &Config, listeners: &mut [Draft], found: &mut Diag
             to: entries(policy.to.as_deref(), &path.key("to"), found, call),
         };
         for place in places(config, policy, &path, found) {
-            check_sense(&config.listeners[place], policy, &compiled, &path, found);
+            check_sense((&config.listeners[place], listeners[place].listener.tls), policy, &compiled, &path, found);
             let mut own = std::mem::take(&mut listeners[place].listener.policies).into_vec();
             own.push(PolicyId(id));
             listeners[place].listener.policies = own.into();
@@ -88,7 +88,7 @@ fn places(config: &Config, policy: &schema::Policy, path: &Path<'_>, found: &mut
 
 /// A policy that could never hold on a listener, or would always, is a mistake and not a rule.
 fn check_sense(
-    listener: &schema::Listener,
+    (listener, tls): (&schema::Listener, CallerTls),
     policy: &schema::Policy,
     compiled: &Policy,
     path: &Path<'_>,
@@ -103,7 +103,7 @@ fn check_sense(
             ("service_accounts", entry.service_accounts.is_some()),
         ];
         let asks = asks.iter().find(|(_, present)| *present);
-        if let Some((key, _)) = asks.filter(|_| listener.tls == ListenerTls::Off) {
+        if let Some((key, _)) = asks.filter(|_| matches!(tls, CallerTls::Off | CallerTls::Edge)) {
             let entry = from.index(number);
             let message = format!("callers of the listener `{name}` do not show who they are: `{key}` can never fit there");
             found.key_error(&entry.key(key), message).hint =

@@ -23,15 +23,17 @@ fn one(config: &Config, name: &str, cluster: &schema::Cluster, path: &Path<'_>, 
     if cluster.connect_timeout.0.is_zero() {
         found.error(&path.key("connect_timeout"), "a timeout of zero lets no connection open");
     }
+    let endpoints = endpoints(cluster, path, found);
+    let tls = super::tls::upstream(config, cluster, &endpoints, path, found);
     Cluster {
         name: name.into(),
-        endpoints: endpoints(cluster, path, found).into(),
+        endpoints: endpoints.into(),
         protocol: cluster.protocol,
         balance: cluster.balance,
         connect_timeout: cluster.connect_timeout.0,
         idle_timeout: cluster.idle_timeout.0,
         proxy_protocol: cluster.proxy_protocol,
-        tls: super::identity::upstream(config, cluster.tls.as_ref(), path, found),
+        tls,
         retry_budget: cluster.retry_budget,
     }
 }

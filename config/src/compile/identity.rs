@@ -1,28 +1,19 @@
 use std::path::PathBuf;
 
 use crate::error::{Diagnostics, Path};
-use crate::schema::{ClusterTls, ClusterTlsSettings, Config, Direction, Listener, ListenerProtocol, ListenerTls, MeshWord};
-use crate::snapshot::{Identity, UpstreamTls};
-use crate::spiffe::{PeerPattern, SpiffeId};
-
-const NEEDED: &str = "mutual TLS needs an `identity`";
-const EXAMPLE: &str = "identity: { files: { cert: tls.crt, key: tls.key, trust: ca.crt } }";
+use crate::schema::Config;
+use crate::snapshot::Identity;
+use crate::spiffe::SpiffeId;
 
 pub(super) fn compile(config: &Config, found: &mut Diagnostics) -> Option<Identity> {
     let identity = config.identity.as_ref()?;
     let root = Path::ROOT;
     let path = root.key("identity");
     let files_path = path.key("files");
-    let mut file = |text: &str, path: &Path<'_>| {
-        if text.is_empty() {
-            found.error(path, "the path is empty");
-        }
-        PathBuf::from(text)
-    };
-    let cert = file(&identity.files.cert, &files_path.key("cert"));
-    let key = file(&identity.files.key, &files_path.key("key"));
-    let trust = file(&identity.files.trust, &files_path.key("trust"));
-    let crl = identity.crl.as_deref().map(|crl| file(crl, &path.key("crl")));
+    let cert = file(&identity.files.cert, &files_path.key("cert"), found);
+    let key = file(&identity.files.key, &files_path.key("key"), found);
+    let trust = file(&identity.files.trust, &files_path.key("trust"), found);
+    let crl = identity.crl.as_deref().map(|crl| file(crl, &path.key("crl"), found));
     let domains = path.key("trust_domains");
     let mut others = Vec::new();
     for (name, roots) in &identity.trust_domains {
@@ -37,57 +28,10 @@ pub(super) fn compile(config: &Config, found: &mut Diagnostics) -> Option<Identi
     Some(Identity { cert, key, trust, others: others.into(), crl })
 }
 
-/// How a cluster's endpoints are spoken to.
-pub(super) fn upstream(
-    config: &Config,
-    tls: Option<&ClusterTls>,
-    path: &Path<'_>,
-    found: &mut Diagnostics,
-) -> Option<UpstreamTls> {
-    let path = path.key("tls");
-    let tls = tls?;
-    if config.identity.is_none() {
-        found.error(&path, NEEDED).hint = Some(format!("for example `{EXAMPLE}`"));
+/// The path of a file.
+pub(super) fn file(text: &str, path: &Path<'_>, found: &mut Diagnostics) -> PathBuf {
+    if text.is_empty() {
+        found.error(path, "the path is empty");
     }
-    match tls {
-        ClusterTls::Word(MeshWord::Mesh) => Some(UpstreamTls::Mesh { peers: None }),
-        ClusterTls::Settings(ClusterTlsSettings { mesh }) => {
-            let mesh_path = path.key("mesh");
-            let all = mesh_path.key("peers");
-            let mut peers = Vec::new();
-            if mesh.peers.is_empty() {
-                found.error(&all, "nobody may answer").hint =
-                    Some("name peers, or write `tls: mesh` for this proxy's own trust domain".to_owned());
-            }
-            for (index, text) in mesh.peers.iter().enumerate() {
-                match PeerPattern::parse(text) {
-                    Ok(peer) => peers.push(peer),
-                    Err(why) => {
-                        found.error(&all.index(index), format!("`{text}` names no peer: {why}")).hint =
-                            Some("for example `spiffe://prod/ns/shop/sa/cart` or `spiffe://prod/ns/shop/*`".to_owned());
-                    }
-                }
-            }
-            Some(UpstreamTls::Mesh { peers: Some(peers.into()) })
-        }
-    }
-}
-
-/// Whether a listener's callers speak mutual TLS.
-pub(super) fn check_listener(config: &Config, listener: &Listener, path: &Path<'_>, found: &mut Diagnostics) {
-    let path = path.key("tls");
-    if listener.tls == ListenerTls::Off {
-        return;
-    }
-    if config.identity.is_none() {
-        found.error(&path, NEEDED).hint = Some(format!("for example `{EXAMPLE}`"));
-    }
-    if listener.direction == Direction::Outbound {
-        found.error(&path, "the app itself does not speak the mesh's TLS to an outbound listener").hint =
-            Some("what leaves for a cluster is encrypted by the cluster's `tls: mesh`".to_owned());
-    }
-    if listener.protocol == ListenerProtocol::Tls {
-        found.error(&path, "a listener with `protocol: tls` passes TLS on and does not end it").hint =
-            Some("leave either out; `tls: permissive` passes the app's own TLS on too".to_owned());
-    }
+    PathBuf::from(text)
 }

@@ -39,13 +39,13 @@ pub(super) fn compile(config: &Config, clusters: &mut Vec<Cluster>, found: &mut 
             let message = format!("`{address}` is already taken by the listener `{}`", other.listener.name);
             found.error(&path.key("listen"), message);
         }
-        super::identity::check_listener(config, listener, &path, found);
-        drafts.push(draft(listener, address, clusters, &path, found));
+        drafts.push(draft(config, listener, address, clusters, &path, found));
     }
     drafts
 }
 
 fn draft(
+    config: &Config,
     listener: &schema::Listener,
     address: SocketAddr,
     clusters: &mut Vec<Cluster>,
@@ -98,6 +98,7 @@ fn draft(
     if !(1024..=1 << 20).contains(&limits.header_bytes) {
         found.error(&path.key("limits").key("header_bytes"), "the limit of the header block must be between 1KiB and 1MiB");
     }
+    let (tls, edge) = super::tls::listener(config, listener, path, found);
     let app = app_cluster(listener, address, clusters, path, found);
     Draft {
         app: app.map(|(cluster, _)| cluster),
@@ -111,7 +112,8 @@ fn draft(
             hosts: HostTable::default(),
             app_rule: None,
             speaks: Speaks::Http,
-            tls: listener.tls,
+            tls,
+            edge,
             proxy_protocol,
             policies: Box::default(),
             port: app.map_or(address, |(_, app)| app).port(),

@@ -11,6 +11,7 @@ mod matches;
 mod policy;
 mod routes;
 mod shadow;
+mod tls;
 
 use std::collections::BTreeMap;
 

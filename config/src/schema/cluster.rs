@@ -28,8 +28,8 @@ pub struct Cluster {
     /// Begin each connection with a PROXY header that tells the caller's addresses (HAProxy `send-proxy`,
     /// `send-proxy-v2`). A connection then serves one caller only. Default: none.
     pub proxy_protocol: Option<ProxyVersion>,
-    /// TLS towards the endpoints: `mesh`, or `{ mesh: { peers: [...] } }`. Default: none. Over mutual TLS `protocol: auto` is
-    /// HTTP/2, so that many requests share few connections.
+    /// TLS towards the endpoints: `mesh`, or `{ mesh: { peers: [...] } }`, for members of the mesh; `{}`, or what is known of a
+    /// server outside of it. Default: none. In the mesh `protocol: auto` is HTTP/2, so that many requests share few connections.
     pub tls: Option<ClusterTls>,
     /// How many retries the cluster bears.
     #[serde(default)]

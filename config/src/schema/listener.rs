@@ -28,7 +28,8 @@ pub struct Listener {
     pub cluster: Option<String>,
     /// The PROXY protocol: who really called, told by a load balancer in front.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// Whether callers speak mutual TLS, on an inbound listener: `off`, `permissive` or `strict`. Default `off`.
+    /// Whether callers speak mutual TLS, on an inbound listener: `off`, `permissive` or `strict`; or, for callers from outside
+    /// the mesh, the certificate of a server: `{ cert: ..., key: ... }`. Default `off`.
     #[serde(default)]
     pub tls: ListenerTls,
     /// Where the app listens; needed on an inbound listener, which sends everything there that no route speaks for.

@@ -9,6 +9,7 @@ mod identity;
 mod listener;
 mod policy;
 mod route;
+mod tls;
 
 use std::collections::BTreeMap;
 
@@ -17,13 +18,15 @@ use serde::Deserialize;
 
 pub use authorization::{CallMatch, CallerMatch, Policy, PolicyAction};
 pub use cluster::{Balance, Cluster, Endpoint, ProxyVersion, UpstreamProtocol, WeightedEndpoint};
-pub use identity::{ClusterTls, ClusterTlsSettings, Identity, IdentityFiles, ListenerTls, Mesh, MeshWord};
+pub use identity::{Identity, IdentityFiles};
 pub use listener::{Direction, ForwardingHeaders, Http2, Limits, Listener, ListenerProtocol, ProxyProtocol};
 pub use policy::{Backoff, Retry, RetryBudget, RetryOn, Timeout};
 pub use route::{
     Backend, GrpcMatch, HeaderChanges, Headers, Match, OneOrMany, PathMatch, PathRewrite, Range, Redirect, RegexRewrite, Respond,
     Rewrite, Route, Rule, ValueMatch, ValueTest,
 };
+
+pub use tls::{ClientCertificate, ClusterTls, ClusterTlsSettings, EdgeTls, ListenerTls, Mesh, MeshWord, TlsMode, TlsVersion};
 
 use crate::units::Span;
 

@@ -143,7 +143,7 @@ impl Pages {
         };
         let published = self.shared.store.load();
         let states = |cluster: &weir_config::snapshot::Cluster| Some(self.states(cluster));
-        let own_domain = self.shared.identity.current().as_ref().map(|own| own.id.trust_domain().to_owned());
+        let own_domain = self.shared.tls.current().as_ref().map(|own| own.id.trust_domain().to_owned());
         let explained = Asker::parse(from.as_deref(), address.as_deref())
             .and_then(|asker| Question::parse(&method, &url, &headers, listener, Asker { own_domain, ..asker }))
             .and_then(|question| explain(&published.snapshot, &published.source, &question, fastrand::u64(..), &states));
@@ -185,11 +185,11 @@ impl Pages {
     }
 
     fn certs(&self) -> Page {
-        let current = self.shared.identity.current();
+        let current = self.shared.tls.current();
         let Some(identity) = &*current else {
             return json_page(&json!({ "identity": null, "why": "the configuration has no `identity`" }));
         };
-        let status = self.shared.identity.status();
+        let status = self.shared.tls.status();
         let trust: serde_json::Map<String, Value> =
             identity.trust_domains().into_iter().map(|(name, roots)| (name.to_owned(), roots.into())).collect();
         let moment = httpdate::fmt_http_date;

@@ -4,7 +4,7 @@
 
 use http::request::Parts;
 use weir_config::path::normalise_host;
-use weir_config::schema::ListenerTls;
+use weir_config::snapshot::CallerTls;
 use weir_config::{Call, Caller, Verdict, authorize, authorize::Request};
 
 use super::connection::Connection;
@@ -25,7 +25,7 @@ pub(super) fn admit(
 ) -> Result<(), Fault> {
     let listener = current.prepared.snapshot().listener(current.id);
     // A connection that was opened in the clear is served until the listener is strict.
-    if listener.tls == ListenerTls::Strict && connection.peer.is_none() {
+    if listener.tls == CallerTls::Strict && connection.peer.is_none() {
         connection.listener.shard.plaintext_refused.add(1);
         return Err(Fault::Plaintext);
     }

@@ -32,6 +32,8 @@ pub struct Caller {
     /// The address as a header value.
     value: HeaderValue,
     trusted: bool,
+    /// Whether it came over TLS that is no affair of the mesh.
+    encrypted: bool,
     certificate: Claim,
 }
 
@@ -47,11 +49,16 @@ pub enum Claim {
 }
 
 impl Caller {
-    /// The peer of a connection and whether it is believed.
-    pub fn new(address: IpAddr, trusted: bool, certificate: Claim) -> Self {
+    /// The peer of a connection, whether it is believed, and whether it came over TLS of its own.
+    pub fn new(address: IpAddr, trusted: bool, encrypted: bool, certificate: Claim) -> Self {
         let address = address.to_canonical();
         let value = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { address, value, trusted, certificate }
+        Self { address, value, trusted, encrypted, certificate }
+    }
+
+    /// What it speaks, in a URL. The mesh's TLS is not seen by apps, whose `http` it carries.
+    pub fn scheme(&self) -> &'static str {
+        if self.encrypted { "https" } else { "http" }
     }
 
     /// Whether the peer is believed.
@@ -83,28 +90,29 @@ pub fn apply(headers: &mut HeaderMap, mode: ForwardingHeaders, caller: &Caller, 
     if matches!(mode, ForwardingHeaders::XForwarded | ForwardingHeaders::Both) {
         append(headers, &FOR, &caller.value);
         if !headers.contains_key(&PROTO) {
-            headers.insert(PROTO.clone(), HeaderValue::from_static("http"));
+            headers.insert(PROTO.clone(), HeaderValue::from_static(caller.scheme()));
         }
         if let (false, Some(host)) = (headers.contains_key(&ORIGINAL_HOST), host) {
             headers.insert(ORIGINAL_HOST.clone(), host.clone());
         }
     }
     if matches!(mode, ForwardingHeaders::Forwarded | ForwardingHeaders::Both)
-        && let Ok(element) = HeaderValue::from_str(&element(caller.address, host))
+        && let Ok(element) = HeaderValue::from_str(&element(caller, host))
     {
         append(headers, &FORWARDED, &element);
     }
 }
 
-fn element(address: IpAddr, host: Option<&HeaderValue>) -> String {
-    let mut element = match address {
+fn element(caller: &Caller, host: Option<&HeaderValue>) -> String {
+    let mut element = match caller.address {
         IpAddr::V4(address) => format!("for={address}"),
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
     if let Some(host) = host.and_then(|host| host.to_str().ok()) {
         let _ = write!(element, ";host=\"{host}\"");
     }
-    element.push_str(";proto=http");
+    element.push_str(";proto=");
+    element.push_str(caller.scheme());
     element
 }
 
@@ -142,7 +150,7 @@ mod tests {
         for (name, value) in incoming {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        let caller = Caller::new(peer.parse().unwrap(), trusted, Claim::Kept);
+        let caller = Caller::new(peer.parse().unwrap(), trusted, false, Claim::Kept);
         apply(&mut headers, mode, &caller, Some(&HeaderValue::from_static("shop:80")));
         let mut all: Vec<_> = headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
         all.sort();

@@ -15,7 +15,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Response, StatusCode, Uri, Version};
 use weir_config::path::{normalise, normalise_host};
 use weir_config::schema::{ForwardingHeaders, UpstreamProtocol};
-use weir_config::snapshot::{Action, Backend, Rewrite, Rule, RuleId};
+use weir_config::snapshot::{Action, Backend, Rewrite, Rule, RuleId, UpstreamTls};
 use weir_config::{Decision, Facts, NoRoute, decide};
 
 use super::admission::admit;
@@ -200,7 +200,7 @@ fn scheme(connection: &Connection, head: &Parts) -> &'static str {
     let told = head.headers.get("x-forwarded-proto").filter(|_| connection.caller.is_trusted());
     match told.map(HeaderValue::as_bytes) {
         Some(b"https") => "https",
-        _ => "http",
+        _ => connection.caller.scheme(),
     }
 }
 
@@ -363,13 +363,14 @@ impl Forward {
         }
         let from_h2 = head.version == Version::HTTP_2;
         let was_h1 = connection.peer.is_some() && hop::was_h1(&mut head.headers);
+        let in_mesh = cluster.tls.as_ref().is_some_and(UpstreamTls::is_mesh);
         let http2 = match cluster.protocol {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
             // In the mesh many requests share few connections, for each costs a handshake.
-            UpstreamProtocol::Auto => cluster.tls.is_some() || from_h2 && !was_h1,
+            UpstreamProtocol::Auto => in_mesh || from_h2 && !was_h1,
         };
-        if cluster.tls.is_some() {
+        if in_mesh {
             hop::tell_h1(&mut head.headers, http2 && !from_h2);
         }
         // What follows a request for another protocol is no body; it waits for the answer.

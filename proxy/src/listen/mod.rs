@@ -14,8 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::TrySendError;
-use weir_config::schema::ListenerTls;
-use weir_config::snapshot::Speaks;
+use weir_config::snapshot::{CallerTls, Speaks};
 
 use crate::drain::Member;
 use crate::error::{BadRequest, Fault};
@@ -126,15 +125,15 @@ fn serve(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
     let member = state.connections.join();
     match state.proxy_protocol(peer.ip()) {
         // By itself, though `converse` would do: what an idle connection costs is above all its future.
-        None if state.speaks() == Speaks::Http && state.tls() == ListenerTls::Off => {
-            let connection = describe(worker, state, ends, None);
+        None if state.speaks() == Speaks::Http && state.tls() == CallerTls::Off => {
+            let connection = describe(worker, state, ends, Shown::IN_THE_CLEAR);
             tokio::task::spawn_local(async move {
                 connection::serve(connection, stream, BytesMut::new(), member).await;
                 drop(open);
             });
         }
         None => {
-            let connection = describe(worker, state, ends, None);
+            let connection = describe(worker, state, ends, Shown::IN_THE_CLEAR);
             tokio::task::spawn_local(async move {
                 converse(connection, stream, BytesMut::new(), member).await;
                 drop(open);
@@ -177,16 +176,16 @@ async fn introduced(
                     "a connection without a valid PROXY header was closed; does the balancer send it? (`proxy_protocol`)"
                 );
             }
-            return tcp::refuse(&describe(worker, state, ends, None), Fault::BadRequest(BadRequest::ProxyHeader));
+            return tcp::refuse(&describe(worker, state, ends, Shown::IN_THE_CLEAR), Fault::BadRequest(BadRequest::ProxyHeader));
         }
     };
-    converse(describe(worker, state, ends, None), stream, begun, member).await;
+    converse(describe(worker, state, ends, Shown::IN_THE_CLEAR), stream, begun, member).await;
 }
 
 /// Serves a connection whose caller's address is known.
 async fn converse(connection: Rc<Connection>, stream: Socket, begun: BytesMut, member: Member) {
     let (connection, stream, begun, member) = match connection.listener.tls() {
-        ListenerTls::Off => (connection, stream, begun, member),
+        CallerTls::Off => (connection, stream, begun, member),
         // Boxed, for it is over before the connection is served.
         mode => match Box::pin(secure::open(connection, stream, begun, member, mode)).await {
             Some(Opened { connection, stream, begun, member }) => (connection, stream, begun, member),
@@ -200,16 +199,30 @@ async fn converse(connection: Rc<Connection>, stream: Socket, begun: BytesMut, m
     }
 }
 
-fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, ends: Ends, verified: Option<Verified>) -> Rc<Connection> {
-    let peer = ends.peer.ip();
-    let certificate = match &verified {
-        Some(verified) => Claim::Verified(verified.header.clone()),
-        None if state.tls() == ListenerTls::Off => Claim::Kept,
-        None => Claim::Removed,
+/// What a caller has shown by TLS.
+enum Shown {
+    /// Who it is.
+    Member(Verified),
+    /// Nothing.
+    Nothing {
+        /// What comes is encrypted all the same.
+        encrypted: bool,
+    },
+}
+
+impl Shown {
+    const IN_THE_CLEAR: Self = Self::Nothing { encrypted: false };
+}
+
+fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, ends: Ends, shown: Shown) -> Rc<Connection> {
+    let (certificate, encrypted, principal) = match shown {
+        Shown::Member(Verified { principal, header }) => (Claim::Verified(header), false, Some(Rc::new(principal))),
+        Shown::Nothing { encrypted } if matches!(state.tls(), CallerTls::Off | CallerTls::Edge) => (Claim::Kept, encrypted, None),
+        Shown::Nothing { encrypted } => (Claim::Removed, encrypted, None),
     };
-    let caller = Caller::new(peer, state.trusts(peer.to_canonical()), certificate);
-    let peer = verified.map(|verified| Rc::new(verified.principal));
-    Rc::new(Connection { worker: Rc::clone(worker), listener: Rc::clone(state), ends, caller, peer })
+    let peer = ends.peer.ip();
+    let caller = Caller::new(peer, state.trusts(peer.to_canonical()), encrypted, certificate);
+    Rc::new(Connection { worker: Rc::clone(worker), listener: Rc::clone(state), ends, caller, peer: principal })
 }
 
 /// Counts an open connection.

@@ -8,17 +8,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use weir_config::schema::ListenerTls;
-use weir_config::snapshot::Speaks;
+use weir_config::snapshot::{CallerTls, Speaks};
 
-use super::describe;
+use super::{Shown, describe};
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::http::connection::Connection;
 use crate::opening::{Hello, Patience, client_hello};
 use crate::socket::Socket;
 use crate::tcp;
-use crate::tls::{Refusal, handshake};
+use crate::tls::Refusal;
+use crate::tls::handshake::{self, Caller};
 
 /// A member of the mesh speaks at once. A caller of opaque bytes that says nothing for so long may be waiting for the
 /// server to speak first, and so is none.
@@ -38,17 +38,17 @@ pub(super) async fn open(
     mut stream: Socket,
     mut begun: BytesMut,
     member: Member,
-    mode: ListenerTls,
+    mode: CallerTls,
 ) -> Option<Opened> {
     let counted = &connection.listener.shard.tls;
     match greeting(&connection, &mut stream, &mut begun, &member, mode).await? {
-        Hello::Tls { mesh: false, .. } if mode == ListenerTls::Permissive => {
+        Hello::Tls { mesh: false, .. } if mode == CallerTls::Permissive => {
             counted[1].add(1);
             Box::pin(tcp::pass_through(connection, stream, begun, member)).await;
             None
         }
-        Hello::Tls { .. } => handshake(connection, stream, begun, member).await,
-        Hello::NotTls if mode == ListenerTls::Strict => {
+        Hello::Tls { .. } => handshake(connection, stream, begun, member, mode).await,
+        Hello::NotTls if mode != CallerTls::Permissive => {
             connection.listener.shard.plaintext_refused.add(1);
             tcp::reset(stream.tcp());
             tcp::refuse(&connection, Fault::Plaintext);
@@ -66,10 +66,10 @@ async fn greeting(
     stream: &mut Socket,
     begun: &mut BytesMut,
     member: &Member,
-    mode: ListenerTls,
+    mode: CallerTls,
 ) -> Option<Hello> {
     let patience = || Patience::new(&connection.worker.alarms, &connection.listener.limits());
-    let may_wait = mode == ListenerTls::Permissive && matches!(connection.listener.speaks(), Speaks::Tcp(_));
+    let may_wait = mode == CallerTls::Permissive && matches!(connection.listener.speaks(), Speaks::Tcp(_));
     if may_wait {
         match tokio::time::timeout(SILENCE, client_hello(stream, begun, member, patience())).await {
             Ok(hello) => return hello,
@@ -80,26 +80,29 @@ async fn greeting(
     client_hello(stream, begun, member, patience()).await
 }
 
-/// Takes the mesh's TLS off.
-async fn handshake(connection: Rc<Connection>, stream: Socket, begun: BytesMut, member: Member) -> Option<Opened> {
+/// Takes TLS off.
+async fn handshake(
+    connection: Rc<Connection>,
+    stream: Socket,
+    begun: BytesMut,
+    member: Member,
+    mode: CallerTls,
+) -> Option<Opened> {
     let Socket::Plain(stream) = stream else { return None };
     let shard = &connection.listener.shard;
-    let identity = connection.worker.shared.identity.current().clone();
-    let accepted = match &identity {
-        Some(identity) => {
-            let limit = connection.listener.limits().header_read;
-            handshake::accept(stream, &begun, identity, &member, limit).await?
-        }
-        None => Err(Refusal::OwnCertificate),
+    let limit = connection.listener.limits().header_read;
+    let caller = Caller { stream, begun: &begun, member: &member, limit };
+    let accepted = if mode == CallerTls::Edge {
+        shake_with_outsider(&connection, caller).await?
+    } else {
+        shake_with_member(&connection, caller).await?
     };
-    match accepted.map(|secured| (secured, identity)) {
-        Ok((secured, Some(identity))) => {
-            shard.tls[0].add(1);
-            let peer = secured.peer.verified_by(&identity.id);
-            let connection = describe(&connection.worker, &connection.listener, connection.ends, Some(peer));
-            Some(Opened { connection, stream: secured.socket, begun: BytesMut::new(), member })
+    match accepted {
+        Ok((stream, shown)) => {
+            shard.tls[usize::from(mode == CallerTls::Edge)].add(1);
+            let connection = describe(&connection.worker, &connection.listener, connection.ends, shown);
+            Some(Opened { connection, stream, begun: BytesMut::new(), member })
         }
-        Ok((_, None)) => None,
         Err(refusal) => {
             shard.handshakes_failed[refusal as usize].add(1);
             tracing::info!(
@@ -110,4 +113,19 @@ async fn handshake(connection: Rc<Connection>, stream: Socket, begun: BytesMut, 
             None
         }
     }
+}
+
+type Accepted = Result<(Socket, Shown), Refusal>;
+
+async fn shake_with_member(connection: &Connection, caller: Caller<'_>) -> Option<Accepted> {
+    let Some(identity) = connection.worker.shared.tls.current().clone() else { return Some(Err(Refusal::OwnCertificate)) };
+    let accepted = handshake::accept_member(caller, &identity).await?;
+    Some(accepted.map(|secured| (secured.socket, Shown::Member(secured.peer.verified_by(&identity.id)))))
+}
+
+async fn shake_with_outsider(connection: &Connection, caller: Caller<'_>) -> Option<Accepted> {
+    let edge = connection.listener.edge().and_then(|edge| connection.worker.shared.tls.outside.edge(&edge));
+    let Some(config) = edge else { return Some(Err(Refusal::OwnCertificate)) };
+    let accepted = handshake::accept_outsider(caller, config).await?;
+    Some(accepted.map(|socket| (socket, Shown::Nothing { encrypted: true })))
 }

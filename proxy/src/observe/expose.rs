@@ -267,7 +267,7 @@ fn authorization(out: &mut Text, rows: &[(Box<str>, Vec<Arc<ListenerShard>>)]) {
 }
 
 fn identity(out: &mut Text, shared: &Shared) {
-    let current = shared.identity.current();
+    let current = shared.tls.current();
     let Some(identity) = &*current else { return };
     let seconds = |moment: SystemTime| moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let age = identity.loaded.elapsed().unwrap_or_default().as_secs();
@@ -276,7 +276,7 @@ fn identity(out: &mut Text, shared: &Shared) {
     let until = seconds(identity.not_after);
     out.single("weir_identity_not_after_timestamp_seconds", "gauge", "When this proxy's certificate expires.", until);
     out.single("weir_identity_age_seconds", "gauge", "How long this proxy's certificate has been in use.", age);
-    let status = shared.identity.status();
+    let status = shared.tls.status();
     let name = "weir_identity_updates_total";
     out.head(name, "counter", "Identities offered by the files, by what became of them.");
     out.line(name, &[("result", "taken")], status.taken);

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use weir_config::schema::ListenerTls;
-use weir_config::snapshot::{Limits, ListenerId, Speaks};
+use weir_config::snapshot::{CallerTls, EdgeTls, Limits, ListenerId, Speaks};
 
 use super::Worker;
 use super::prepared::Prepared;
@@ -81,8 +80,14 @@ impl ListenerState {
         current.prepared.snapshot().listener(current.id).speaks
     }
 
-    /// Whether its callers speak mutual TLS.
-    pub fn tls(&self) -> ListenerTls {
+    /// The certificate for callers from outside the mesh.
+    pub fn edge(&self) -> Option<EdgeTls> {
+        let current = self.current.borrow();
+        current.prepared.snapshot().listener(current.id).edge.clone()
+    }
+
+    /// Whether its callers speak TLS.
+    pub fn tls(&self) -> CallerTls {
         let current = self.current.borrow();
         current.prepared.snapshot().listener(current.id).tls
     }

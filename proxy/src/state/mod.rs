@@ -41,8 +41,8 @@ pub struct Shared {
     pub status: Arc<Mutex<Status>>,
     /// The addresses of names.
     pub discovery: Arc<Discovery>,
-    /// Who this proxy is in the mesh.
-    pub identity: Arc<Holder>,
+    /// What handshakes need: who this proxy is in the mesh, and certificates for those outside of it.
+    pub tls: Arc<Holder>,
     /// Every number.
     pub metrics: Arc<Metrics>,
     /// The access log, if there is one.
@@ -247,7 +247,7 @@ impl Worker {
         }
         let shard = self.shared.metrics.clusters.shard(&cluster.name, self.id);
         let budget = self.shared.budget(&cluster.name);
-        let state = ClusterState::new(cluster, &self.shared.discovery, shard, budget, Arc::clone(&self.shared.identity), self.id);
+        let state = ClusterState::new(cluster, &self.shared.discovery, shard, budget, Arc::clone(&self.shared.tls), self.id);
         if !current {
             return state;
         }

@@ -11,13 +11,17 @@ use weir_config::snapshot::Identity as Files;
 use weir_control::file::Watch;
 
 use super::identity::{self, Identity, Texts};
+use super::outside::Outside;
 
 /// Between the first of several files that change and the last, so much is waited.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// The identity in force, and what became of those that were offered.
+/// What handshakes need: the identity in force, what became of those that were offered, and what those outside the mesh are
+/// met with.
 #[derive(Default)]
 pub struct Holder {
+    /// For those outside the mesh.
+    pub outside: Outside,
     current: ArcSwapOption<Identity>,
     status: Mutex<Status>,
 }

@@ -8,11 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use weir_config::snapshot::UpstreamTls;
 use weir_config::spiffe::SpiffeId;
 
+use super::follow::Holder;
 use super::identity::Identity;
 use super::refusal::Refusal;
 use super::verify::{Expected, spiffe_id};
@@ -32,12 +34,28 @@ pub enum Offer {
 }
 
 impl Offer {
-    /// A weir takes the first; another proxy the second.
-    fn alpn(self) -> &'static [&'static [u8]] {
+    /// Of these a weir takes the first, another proxy the second.
+    fn to_members(self) -> &'static [&'static [u8]] {
         match self {
             Self::Http1 => &[ALPN_H1, b"http/1.1"],
             Self::Http2 => &[ALPN_H2, b"h2"],
             Self::Opaque => &[ALPN_TCP],
+        }
+    }
+
+    fn to_outsiders(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http1 => &[b"http/1.1"],
+            Self::Http2 => &[b"h2"],
+            Self::Opaque => &[],
+        }
+    }
+
+    /// Whether what the peer agreed to will do. Silence means HTTP/1.1.
+    fn accepts(self, agreed: Option<&[u8]>) -> bool {
+        match self {
+            Self::Http2 => matches!(agreed, Some(name) if name == ALPN_H2 || name == b"h2"),
+            Self::Http1 | Self::Opaque => true,
         }
     }
 }
@@ -90,22 +108,43 @@ impl Peer {
     }
 }
 
-/// Serves the handshake of a caller. `begun` was read from the stream already. `None` if the listener's time is up first.
+/// A caller's connection as far as it has come.
+pub struct Caller<'c> {
+    /// The connection.
+    pub stream: TcpStream,
+    /// What was read from it already.
+    pub begun: &'c [u8],
+    /// Its place among the listener's connections.
+    pub member: &'c Member,
+    /// How long the handshake may take.
+    pub limit: Option<Duration>,
+}
+
+/// Serves the handshake of a member of the mesh. `None` if the listener's time is up first.
 ///
 /// # Errors
 /// Why there is no connection.
-pub async fn accept(
-    stream: TcpStream,
-    begun: &[u8],
-    identity: &Identity,
-    member: &Member,
-    limit: Option<Duration>,
-) -> Option<Result<Secured, Refusal>> {
+pub async fn accept_member(caller: Caller<'_>, identity: &Identity) -> Option<Result<Secured, Refusal>> {
     if !identity.is_valid(SystemTime::now()) {
         return Some(Err(Refusal::OwnCertificate));
     }
+    let accepted = accept(caller, identity.server()).await?;
+    Some(accepted.and_then(|stream| secured(stream, identity)))
+}
+
+/// Serves the handshake of somebody outside the mesh. `None` if the listener's time is up first.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn accept_outsider(caller: Caller<'_>, config: Arc<ServerConfig>) -> Option<Result<Socket, Refusal>> {
+    let accepted = accept(caller, config).await?;
+    Some(accepted.map(|stream| Socket::Tls(Box::new(stream))))
+}
+
+async fn accept(caller: Caller<'_>, config: Arc<ServerConfig>) -> Option<Result<TlsStream<TcpStream>, Refusal>> {
+    let Caller { stream, begun, member, limit } = caller;
     let mut broken = None;
-    let accepting = TlsAcceptor::from(identity.server()).accept_with(stream, |connection| {
+    let accepting = TlsAcceptor::from(config).accept_with(stream, |connection| {
         let mut unread = begun;
         while !unread.is_empty() && broken.is_none() {
             let read = connection.read_tls(&mut unread).map_err(|_| Refusal::NotTls);
@@ -119,7 +158,7 @@ pub async fn accept(
     Some(match accepted {
         Err(_) => Err(broken.unwrap_or(Refusal::TimedOut)),
         Ok(Err(error)) => Err(Refusal::of(&error)),
-        Ok(Ok(stream)) => secured(TlsStream::Server(stream), identity),
+        Ok(Ok(stream)) => Ok(TlsStream::Server(stream)),
     })
 }
 
@@ -127,25 +166,42 @@ pub async fn accept(
 ///
 /// # Errors
 /// Why there is no connection.
-pub async fn connect(
-    stream: TcpStream,
-    identity: Option<&Arc<Identity>>,
-    tls: &UpstreamTls,
-    offer: Offer,
-) -> Result<Secured, Refusal> {
-    let identity = identity.filter(|identity| identity.is_valid(SystemTime::now())).ok_or(Refusal::OwnCertificate)?;
-    let UpstreamTls::Mesh { peers } = tls;
-    let expected = peers.clone().map_or(Expected::OwnDomain, Expected::These);
+pub async fn connect(stream: TcpStream, holder: &Holder, tls: &UpstreamTls, offer: Offer) -> Result<Socket, Refusal> {
+    // By address no server name is sent: nobody on the way need know whom this is for.
     let address = stream.peer_addr().map_err(|_| Refusal::Gone)?;
-    // An address sends no server name: nobody on the way need know whom this is for.
-    let name = ServerName::IpAddress(address.ip().into());
-    let connector = TlsConnector::from(identity.client(expected, offer.alpn()));
-    let stream = connector.connect(name, stream).await.map_err(|error| Refusal::of(&error))?;
-    let agreed = stream.get_ref().1.alpn_protocol();
-    if offer == Offer::Http2 && !matches!(agreed, Some(name) if name == ALPN_H2 || name == b"h2") {
-        return Err(Refusal::NoCommonProtocol);
+    let by_address = ServerName::IpAddress(address.ip().to_canonical().into());
+    match tls {
+        UpstreamTls::Mesh { peers } => {
+            let identity = holder.current().clone().filter(|identity| identity.is_valid(SystemTime::now()));
+            let identity = identity.ok_or(Refusal::OwnCertificate)?;
+            let expected = peers.clone().map_or(Expected::OwnDomain, Expected::These);
+            let stream = call(stream, identity.client(expected, offer.to_members()), by_address, offer).await?;
+            let secured = secured(stream, &identity)?;
+            tracing::debug!(%address, peer = %secured.peer.id, "TLS connection opened");
+            Ok(secured.socket)
+        }
+        UpstreamTls::Server(server) => {
+            let name = match &server.name {
+                Some(name) => ServerName::try_from(name.to_string()).map_err(|_| Refusal::WrongName)?,
+                None => by_address,
+            };
+            let mut config = ClientConfig::clone(&*holder.outside.server(server).ok_or(Refusal::OwnCertificate)?);
+            config.alpn_protocols = offer.to_outsiders().iter().map(|name| name.to_vec()).collect();
+            let stream = call(stream, Arc::new(config), name, offer).await?;
+            tracing::debug!(%address, "TLS connection opened");
+            Ok(Socket::Tls(Box::new(stream)))
+        }
     }
-    secured(TlsStream::Client(stream), identity)
+}
+
+async fn call(
+    stream: TcpStream,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    offer: Offer,
+) -> Result<TlsStream<TcpStream>, Refusal> {
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| Refusal::of(&error))?;
+    if offer.accepts(stream.get_ref().1.alpn_protocol()) { Ok(TlsStream::Client(stream)) } else { Err(Refusal::NoCommonProtocol) }
 }
 
 fn secured(stream: TlsStream<TcpStream>, identity: &Identity) -> Result<Secured, Refusal> {

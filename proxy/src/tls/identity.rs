@@ -16,6 +16,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use webpki::OwnedCertRevocationList;
+use weir_config::schema::TlsVersion;
 use weir_config::spiffe::SpiffeId;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -57,13 +58,25 @@ pub struct Identity {
 }
 
 /// AES-128 first: it is as good here, and cheaper. Post-quantum key agreement where the peer has it.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider(oldest: TlsVersion) -> Arc<CryptoProvider> {
+    let mut cipher_suites = vec![
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    // All with forward secrecy and authenticated encryption.
+    if oldest == TlsVersion::Tls12 {
+        cipher_suites.extend([
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ]);
+    }
     Arc::new(CryptoProvider {
-        cipher_suites: vec![
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
-            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-        ],
+        cipher_suites,
         kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
         ..aws_lc_rs::default_provider()
     })
@@ -75,7 +88,7 @@ impl Identity {
     /// # Errors
     /// What cannot be used, and why.
     pub fn new(texts: &Texts) -> anyhow::Result<Arc<Self>> {
-        let provider = provider();
+        let provider = provider(TlsVersion::Tls13);
         let chain = certificates(&texts.cert).context("`cert`")?;
         let leaf = chain.first().context("`cert`: there is no certificate in it")?.clone();
         let id = spiffe_id(&leaf).map_err(|_| {
@@ -144,7 +157,7 @@ impl Identity {
     }
 }
 
-fn certificates(text: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(text: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().context("it is not PEM")
 }
 

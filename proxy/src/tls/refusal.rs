@@ -56,6 +56,8 @@ refusals! {
     NoSpiffeId = "no_spiffe_id", "the peer's certificate does not carry exactly one valid SPIFFE ID";
     /// The peer is somebody else than was expected.
     UnexpectedPeer = "unexpected_peer", "the peer is not among those that the cluster's `peers` expect";
+    /// The certificate is for another server.
+    WrongName = "wrong_name", "the server's certificate is not for the name (or address) that was called; see `server_name`";
     /// The certificate cannot be used for this, or not read.
     BadCertificate = "bad_certificate", "the peer's certificate cannot be read, or is not meant for this";
     /// The peer has shown no certificate.
@@ -65,7 +67,8 @@ refusals! {
     /// The peer refused this proxy's certificate.
     RefusedByPeer = "refused_by_peer", "the peer has refused this proxy's certificate; its log says why";
     /// The peer and this proxy have no protocol in common.
-    NoCommonProtocol = "no_common_protocol", "the peer speaks neither TLS 1.3 nor a protocol (ALPN) that is spoken here, or not with these ciphers";
+    NoCommonProtocol = "no_common_protocol",
+        "the peer and this proxy have no TLS version (see `min_version`), cipher or protocol (ALPN) in common";
     /// It is not TLS, or not in order.
     NotTls = "not_tls", "what the peer sent is not TLS";
     /// It took too long.
@@ -119,6 +122,7 @@ impl Refusal {
             CertificateError::Revoked => Self::Revoked,
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
             CertificateError::BadSignature => Self::BadSignature,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::WrongName,
             CertificateError::Other(other) => other.0.downcast_ref::<Self>().copied().unwrap_or(Self::BadCertificate),
             _ => Self::BadCertificate,
         }

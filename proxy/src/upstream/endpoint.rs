@@ -20,15 +20,15 @@ pub struct Endpoint {
     pub h2: h2::Pool,
     /// The cluster's numbers.
     pub shard: Arc<ClusterShard>,
-    /// Who this proxy is, where TLS is spoken.
-    pub identity: Arc<Holder>,
+    /// What handshakes need, where TLS is spoken.
+    pub tls: Arc<Holder>,
 }
 
 impl Endpoint {
     /// An address nobody has called yet.
-    pub fn new(address: SocketAddr, shard: &Arc<ClusterShard>, identity: &Arc<Holder>) -> Self {
-        let (shard, identity) = (Arc::clone(shard), Arc::clone(identity));
-        Self { address, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard, identity }
+    pub fn new(address: SocketAddr, shard: &Arc<ClusterShard>, tls: &Arc<Holder>) -> Self {
+        let (shard, tls) = (Arc::clone(shard), Arc::clone(tls));
+        Self { address, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard, tls }
     }
 
     /// Takes no new requests: idle connections close now, busy ones when their requests are done.

@@ -19,7 +19,7 @@ use http::request::Parts;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use weir_config::snapshot::{Cluster, UpstreamTls};
+use weir_config::snapshot::Cluster;
 
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
@@ -254,7 +254,7 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
     };
     let Some(tls) = &cluster.tls else { return Ok(Socket::Plain(stream)) };
     // Boxed, for a handshake is rare and its state large.
-    let secured = Box::pin(secure(endpoint, tls, stream, offer));
+    let secured = Box::pin(handshake::connect(stream, &endpoint.tls, tls, offer));
     match tokio::time::timeout_at(until, secured).await {
         Ok(Ok(socket)) => Ok(socket),
         Ok(Err(refusal)) => {
@@ -263,13 +263,6 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
         }
         Err(_) => Err(Fault::UpstreamTls(Refusal::TimedOut)),
     }
-}
-
-async fn secure(endpoint: &Endpoint, tls: &UpstreamTls, stream: TcpStream, offer: Offer) -> Result<Socket, Refusal> {
-    let identity = endpoint.identity.current().clone();
-    let secured = handshake::connect(stream, identity.as_ref(), tls, offer).await?;
-    tracing::debug!(address = %endpoint.address, peer = %secured.peer.id, "TLS connection opened");
-    Ok(secured.socket)
 }
 
 /// Opens a connection for a tunnel.
