@@ -121,7 +121,16 @@ pub struct Bootstrap {
 
 /// Where it is said who this proxy is, and whom it believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub enum Identity {
+    /// In files.
+    Files(Files),
+    /// By the Workload API at this socket.
+    WorkloadApi(PathBuf),
+}
+
+/// The files of an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
     /// The chain.
     pub cert: PathBuf,
     /// Its key.
@@ -134,8 +143,8 @@ pub struct Identity {
     pub crl: Option<PathBuf>,
 }
 
-impl Identity {
-    /// All its files.
+impl Files {
+    /// All of them.
     pub fn paths(&self) -> impl Iterator<Item = &std::path::Path> {
         let others = self.others.iter().map(|(_, path)| path);
         [&self.cert, &self.key, &self.trust].into_iter().chain(others).chain(&self.crl).map(PathBuf::as_path)

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
-use weir_config::snapshot::Snapshot;
+use weir_config::snapshot::{Identity, Snapshot};
 use weir_control::file::FileSource;
 use weir_control::{Applier, Outcome};
 
@@ -87,15 +87,25 @@ impl App {
         let sockets = Sockets::new(workers.count);
         let mut app = Self { shared, applier, follower, sockets, workers: Vec::new(), asked, file };
         app.open_access_log(snapshot).context("the access log cannot be opened")?;
-        if let Some(files) = &snapshot.bootstrap.identity {
-            tls::follow::begin(files, &app.shared.tls).context("the identity cannot be used")?;
+        match &snapshot.bootstrap.identity {
+            None => {}
+            Some(Identity::Files(files)) => {
+                tls::follow::begin(files, &app.shared.tls).context("the identity cannot be used")?;
+            }
+            Some(Identity::WorkloadApi(socket)) => {
+                tokio::spawn(tls::workload::follow(socket.clone(), Arc::clone(&app.shared.tls)));
+            }
         }
         app.shared.tls.outside.commit(Outside::prepare(snapshot)?);
         let tls = Arc::clone(&app.shared.tls);
         tokio::spawn(async move { tls.outside.follow().await });
         signals.unless_told(app.follower.prepare(snapshot, WARM_UP)).await;
-        let change = app.sockets.prepare(snapshot).await?;
         admin::start(&app.shared, &snapshot.bootstrap, level, ask).await?;
+        if snapshot.bootstrap.identity.is_some() {
+            // Nobody could be spoken to without one. Who is told to leave meanwhile leaves.
+            signals.unless_told(app.shared.tls.ready()).await;
+        }
+        let change = app.sockets.prepare(snapshot).await?;
         for (id, mailbox) in receivers.into_iter().enumerate() {
             let shared = Arc::clone(&app.shared);
             let thread = std::thread::Builder::new().name(format!("weir-worker-{id}"));

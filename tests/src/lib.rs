@@ -31,6 +31,7 @@ pub mod two;
 pub mod weir;
 pub mod wire;
 pub mod witness;
+pub mod workload;
 
 pub use libtest_mimic::{Failed, Trial};
 pub use origin::{Origin, Recorder};

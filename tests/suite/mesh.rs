@@ -5,6 +5,7 @@ mod outside;
 mod pair;
 mod refusals;
 mod rotation;
+mod workload;
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [authorization::trials(), outside::trials(), pair::trials(), refusals::trials(), rotation::trials()]
+    [authorization::trials(), outside::trials(), pair::trials(), refusals::trials(), rotation::trials(), workload::trials()]
         .into_iter()
         .flatten()
         .collect()

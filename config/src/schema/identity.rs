@@ -3,19 +3,24 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Who this proxy is in the mesh: its certificate, which carries a SPIFFE ID, and whose certificates it believes. Files are
-/// watched: a new certificate serves new connections at once, and none is closed for it. What cannot be used (a key that
-/// does not fit its certificate, half a file) is reported, and what was good before stays in use.
+/// Who this proxy is in the mesh: its certificate, which carries a SPIFFE ID, and whose certificates it believes. Either from
+/// `files` or from a SPIFFE Workload API. A new certificate serves new connections at once, and none is closed for it. What
+/// cannot be used (a key that does not fit its certificate, half a file) is reported, and what was good before stays in use.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// From files in PEM.
-    pub files: IdentityFiles,
+    /// From files in PEM, which are watched.
+    pub files: Option<IdentityFiles>,
+    /// From a SPIFFE Workload API (SPIRE's agent): the path of its socket, `unix:/run/spire/sockets/agent.sock`. It streams
+    /// certificates, roots, those of federated trust domains, and what was revoked. weir is not ready before the first; while
+    /// the agent is gone, what it gave last serves on.
+    #[schemars(example = &"unix:/run/spire/sockets/agent.sock")]
+    pub workload_api: Option<String>,
     /// Roots of other trust domains whose members are believed too: the name of the trust domain, and a file of
-    /// certificates in PEM.
+    /// certificates in PEM. With `files` only.
     #[serde(default)]
     pub trust_domains: BTreeMap<String, String>,
-    /// Certificates that were revoked: a file of CRLs in PEM. Issuers without a list there are not asked.
+    /// Certificates that were revoked: a file of CRLs in PEM. Issuers without a list there are not asked. With `files` only.
     pub crl: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Keeps up with the files of an identity.
+//! The identity in force, and keeping up with the files it comes from.
 //!
 //! A key and its certificate are two files and never change at once. So whatever changes, all of them are read, and only
 //! what fits together is taken; until then what was there before stays in use, and so it does if the new is no good.
@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
-use weir_config::snapshot::Identity as Files;
+use tokio::sync::Notify;
+use weir_config::snapshot::Files;
 use weir_control::file::Watch;
 
-use super::identity::{self, Identity, Texts};
+use super::identity::{self, Identity, Parts, Texts};
 use super::outside::Outside;
 
 /// Between the first of several files that change and the last, so much is waited.
@@ -23,6 +24,7 @@ pub struct Holder {
     /// For those outside the mesh.
     pub outside: Outside,
     current: ArcSwapOption<Identity>,
+    taken: Notify,
     status: Mutex<Status>,
 }
 
@@ -43,24 +45,33 @@ impl Holder {
         self.current.load()
     }
 
+    /// Waits until there is one.
+    pub async fn ready(&self) {
+        let taken = self.taken.notified();
+        if self.current.load().is_none() {
+            taken.await;
+        }
+    }
+
     /// What became of those that were offered.
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn record(&self, change: impl FnOnce(&mut Status)) {
+    pub(super) fn record(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Takes what the files say.
+    /// Takes what an identity is made of.
     ///
     /// # Errors
     /// Why it cannot be used; what was in force stays.
-    fn offer(&self, texts: anyhow::Result<Texts>) -> anyhow::Result<()> {
-        match texts.and_then(|texts| Identity::new(&texts)) {
+    pub(super) fn offer(&self, parts: anyhow::Result<Parts>) -> anyhow::Result<()> {
+        match parts.and_then(Identity::new) {
             Ok(identity) => {
                 tracing::info!(id = %identity.id, serial = identity.serial, "identity taken");
                 self.current.store(Some(identity));
+                self.taken.notify_waiters();
                 self.record(|status| {
                     status.taken += 1;
                     status.error = None;
@@ -86,7 +97,7 @@ pub fn begin(files: &Files, holder: &Arc<Holder>) -> anyhow::Result<()> {
     // Before they are read, so that no change is missed.
     let watch = Watch::new(files.paths());
     let texts = identity::read(files)?;
-    holder.offer(Ok(texts.clone()))?;
+    holder.offer(Parts::of_texts(&texts))?;
     tokio::spawn(follow(files.clone(), Arc::clone(holder), watch, texts));
     Ok(())
 }
@@ -103,7 +114,7 @@ async fn follow(files: Files, holder: Arc<Holder>, mut watch: Watch, first: Text
             continue;
         }
         seen = read;
-        if let Err(error) = holder.offer(texts) {
+        if let Err(error) = holder.offer(texts.and_then(|texts| Parts::of_texts(&texts))) {
             tracing::error!(error = format!("{error:#}"), "the new identity cannot be used; what was in force stays in use");
         }
     }

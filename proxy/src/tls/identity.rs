@@ -38,6 +38,45 @@ pub struct Texts {
     pub crl: Option<String>,
 }
 
+/// What an identity is made of.
+pub struct Parts {
+    /// The chain, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// Roots of the own trust domain.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// Other trust domains, and their roots.
+    pub others: Vec<(Box<str>, Vec<CertificateDer<'static>>)>,
+    /// Revoked certificates.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
+}
+
+impl Parts {
+    /// Of what files say.
+    ///
+    /// # Errors
+    /// What is no PEM, or nothing.
+    pub fn of_texts(texts: &Texts) -> anyhow::Result<Self> {
+        let crls = CertificateRevocationListDer::pem_slice_iter(texts.crl.as_deref().unwrap_or_default().as_bytes());
+        let crls: Vec<_> = crls.collect::<Result<_, _>>().context("`crl`")?;
+        if texts.crl.is_some() && crls.is_empty() {
+            bail!("`crl`: there is no list in it");
+        }
+        let others = texts
+            .others
+            .iter()
+            .map(|(name, text)| Ok((name.clone(), certificates(text).with_context(|| format!("the roots of `{name}`"))?)));
+        Ok(Self {
+            chain: certificates(&texts.cert).context("`cert`")?,
+            key: PrivateKeyDer::from_pem_slice(texts.key.as_bytes()).context("`key`: there is no private key in it")?,
+            roots: certificates(&texts.trust).context("`trust`")?,
+            others: others.collect::<anyhow::Result<_>>()?,
+            crls,
+        })
+    }
+}
+
 /// Who this proxy is, and whom it believes.
 #[derive(Debug)]
 pub struct Identity {
@@ -83,27 +122,26 @@ pub(super) fn provider(oldest: TlsVersion) -> Arc<CryptoProvider> {
 }
 
 impl Identity {
-    /// Makes one of what the files say.
+    /// Makes one of its parts.
     ///
     /// # Errors
     /// What cannot be used, and why.
-    pub fn new(texts: &Texts) -> anyhow::Result<Arc<Self>> {
+    pub fn new(parts: Parts) -> anyhow::Result<Arc<Self>> {
         let provider = provider(TlsVersion::Tls13);
-        let chain = certificates(&texts.cert).context("`cert`")?;
+        let Parts { chain, key, roots, others, crls } = parts;
         let leaf = chain.first().context("`cert`: there is no certificate in it")?.clone();
         let id = spiffe_id(&leaf).map_err(|_| {
             anyhow::anyhow!(
                 "`cert`: its first certificate is no workload's: it needs exactly one SPIFFE ID as its URI (subjectAltName)"
             )
         })?;
-        let key = PrivateKeyDer::from_pem_slice(texts.key.as_bytes()).context("`key`: there is no private key in it")?;
         let certified = CertifiedKey::from_der(chain, key, &provider).context("`key` does not fit `cert`")?;
         let (_, parsed) = X509Certificate::from_der(&leaf).context("`cert`")?;
         let moment = |time: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(time).unwrap_or(0));
         let (not_before, not_after) =
             (moment(parsed.validity().not_before.timestamp()), moment(parsed.validity().not_after.timestamp()));
         let serial = parsed.raw_serial_as_string();
-        let trust = Arc::new(trust(texts, &id)?);
+        let trust = Arc::new(trust(&id, &roots, others, &crls)?);
         let resolver = Arc::new(SingleCertAndKey::from(certified));
         let verifier = Verifier::new(&trust, Expected::Anybody, &provider);
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -161,26 +199,27 @@ pub(super) fn certificates(text: &str) -> anyhow::Result<Vec<CertificateDer<'sta
     CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().context("it is not PEM")
 }
 
-fn trust(texts: &Texts, id: &SpiffeId) -> anyhow::Result<Trust> {
+fn trust(
+    id: &SpiffeId,
+    own: &[CertificateDer<'_>],
+    others: Vec<(Box<str>, Vec<CertificateDer<'static>>)>,
+    crls: &[CertificateRevocationListDer<'_>],
+) -> anyhow::Result<Trust> {
     let mut domains = HashMap::new();
-    domains.insert(id.trust_domain().into(), roots(&texts.trust).context("`trust`")?);
-    for (name, text) in &texts.others {
-        if **name == *id.trust_domain() {
+    domains.insert(id.trust_domain().into(), anchors(own).context("`trust`")?);
+    for (name, roots) in others {
+        if *name == *id.trust_domain() {
             bail!("`trust_domains` names this proxy's own trust domain `{name}`; its roots are those of `files.trust`");
         }
-        domains.insert(name.clone(), roots(text).with_context(|| format!("the roots of `{name}`"))?);
+        let anchors = anchors(&roots).with_context(|| format!("the roots of `{name}`"))?;
+        domains.insert(name, anchors);
     }
-    let lists = CertificateRevocationListDer::pem_slice_iter(texts.crl.as_deref().unwrap_or_default().as_bytes());
-    let crls = lists.map(|list| Ok(OwnedCertRevocationList::from_der(&list?)?.into()));
+    let crls = crls.iter().map(|list| Ok(OwnedCertRevocationList::from_der(list)?.into()));
     let crls: Vec<_> = crls.collect::<anyhow::Result<_>>().context("`crl`")?;
-    if texts.crl.is_some() && crls.is_empty() {
-        bail!("`crl`: there is no list in it");
-    }
     Ok(Trust { domains, own: id.trust_domain().into(), crls })
 }
 
-fn roots(text: &str) -> anyhow::Result<Vec<TrustAnchor<'static>>> {
-    let certificates = certificates(text)?;
+fn anchors(certificates: &[CertificateDer<'_>]) -> anyhow::Result<Vec<TrustAnchor<'static>>> {
     let anchors = certificates.iter().map(|root| Ok(webpki::anchor_from_trusted_cert(root)?.to_owned()));
     let anchors = anchors.collect::<anyhow::Result<Vec<_>>>().context("a certificate in it cannot be a root")?;
     if anchors.is_empty() {
@@ -193,7 +232,7 @@ fn roots(text: &str) -> anyhow::Result<Vec<TrustAnchor<'static>>> {
 ///
 /// # Errors
 /// Which cannot be read, and why.
-pub fn read(config: &weir_config::snapshot::Identity) -> anyhow::Result<Texts> {
+pub fn read(config: &weir_config::snapshot::Files) -> anyhow::Result<Texts> {
     let read = |path: &Path| {
         weir_control::file::read(path)
             .with_context(|| format!("cannot read {}", std::path::absolute(path).unwrap_or(path.to_owned()).display()))

@@ -1,7 +1,7 @@
 //! Mutual TLS between members of the mesh.
 //!
 //! [`identity`] is who this proxy is and whom it believes, [`verify`] decides whether a peer is who it says, [`handshake`]
-//! runs both sides, [`follow`] keeps up with the files; [`outside`] is TLS with those who are no members. Which peers a cluster expects stands in the snapshot; whether a
+//! runs both sides, [`follow`] keeps up with its files and [`workload`] with a SPIFFE agent; [`outside`] is TLS with those who are no members. Which peers a cluster expects stands in the snapshot; whether a
 //! listener's callers must speak TLS does too. Nothing here falls back to anything: a peer that is not verified is not
 //! spoken to.
 //!
@@ -14,6 +14,7 @@ pub mod identity;
 pub mod outside;
 pub mod refusal;
 pub mod verify;
+pub mod workload;
 
 pub use identity::Identity;
 pub use refusal::Refusal;

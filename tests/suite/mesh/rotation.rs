@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir_tests::load::Load;
+use weir_tests::load::{Load, Running};
 use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::raw::Connection;
 use weir_tests::{Origin, Result, Trial, Weir, same, soak, test, until};
@@ -18,7 +18,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// How often an identity was taken.
-async fn taken(weir: &Weir) -> f64 {
+pub(super) async fn taken(weir: &Weir) -> f64 {
     weir.metric("weir_identity_updates_total", "taken").await.unwrap_or(0.0)
 }
 
@@ -32,48 +32,63 @@ async fn renew(weir: &Weir, files: &Files, authority: &Authority, id: &str) -> R
     until("the new certificate is in use", async || taken(weir).await > before).await
 }
 
+/// Two sidecars, and an app that says hello.
+struct Sidecars {
+    cart: Files,
+    pay: Files,
+    callee: Weir,
+    caller: Weir,
+    _app: Origin,
+    _dir: tempfile::TempDir,
+}
+
+impl Sidecars {
+    async fn start(authority: &Authority) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let cart = super::member(authority, &dir.path().join("cart"), CART)?;
+        let pay = super::member(authority, &dir.path().join("pay"), PAY)?;
+        let app = Origin::text("hello").await?;
+        let callee = Weir::start(&inbound(&pay, app.address, "tls: strict")).await?;
+        // Connections that go idle are soon closed, so that new ones are opened all the time.
+        let outer = outbound(&cart, callee.address("in"), "tls: mesh, protocol: http1, idle_timeout: 20ms");
+        let caller = Weir::start(&outer).await?;
+        Ok(Self { cart, pay, callee, caller, _app: app, _dir: dir })
+    }
+}
+
+/// Requests through a caller's sidecar, all of which must be served.
+pub(super) fn under_load(caller: &Weir) -> Running {
+    let load = Load::new(caller.address("out"), 8).pausing(Duration::from_millis(30));
+    load.start(|_, answer| if answer.status == 200 { Ok(()) } else { Err(answer.head.clone()) })
+}
+
 async fn certificates() -> Result {
     let rotations = if soak() { 1000 } else { 10 };
-    let dir = tempfile::tempdir()?;
     let authority = Authority::new("shop.example")?;
-    let cart = super::member(&authority, &dir.path().join("cart"), CART)?;
-    let pay = super::member(&authority, &dir.path().join("pay"), PAY)?;
-    let app = Origin::text("hello").await?;
-    let callee = Weir::start(&inbound(&pay, app.address, "tls: strict")).await?;
-    // Connections that go idle are soon closed, so that new ones are opened all the time.
-    let outer = outbound(&cart, callee.address("in"), "tls: mesh, protocol: http1, idle_timeout: 20ms");
-    let caller = Weir::start(&outer).await?;
-    let load = Load::new(caller.address("out"), 8).pausing(Duration::from_millis(30));
-    let running = load.start(|_, answer| if answer.status == 200 { Ok(()) } else { Err(answer.head.clone()) });
+    let Sidecars { cart, pay, callee, caller, .. } = &Sidecars::start(&authority).await?;
+    let running = under_load(caller);
     for _ in 0..rotations {
-        renew(&callee, &pay, &authority, PAY).await?;
-        renew(&caller, &cart, &authority, CART).await?;
+        renew(callee, pay, &authority, PAY).await?;
+        renew(caller, cart, &authority, CART).await?;
     }
     running.stop().await.faultless()
 }
 
 /// Old, both, new: first what is believed, then who one is, then what is not believed any more.
 async fn roots() -> Result {
-    let dir = tempfile::tempdir()?;
     let (old, new) = (Authority::new("shop.example")?, Authority::new("shop.example")?);
-    let cart = super::member(&old, &dir.path().join("cart"), CART)?;
-    let pay = super::member(&old, &dir.path().join("pay"), PAY)?;
-    let app = Origin::text("hello").await?;
-    let callee = Weir::start(&inbound(&pay, app.address, "tls: strict")).await?;
-    let outer = outbound(&cart, callee.address("in"), "tls: mesh, protocol: http1, idle_timeout: 20ms");
-    let caller = Weir::start(&outer).await?;
-    let load = Load::new(caller.address("out"), 8).pausing(Duration::from_millis(30));
-    let running = load.start(|_, answer| if answer.status == 200 { Ok(()) } else { Err(answer.head.clone()) });
+    let Sidecars { cart, pay, callee, caller, .. } = &Sidecars::start(&old).await?;
+    let running = under_load(caller);
     let both = format!("{}{}", old.root(), new.root());
     for trust in [both.as_str(), new.root()] {
-        for (weir, files) in [(&caller, &cart), (&callee, &pay)] {
+        for (weir, files) in [(caller, cart), (callee, pay)] {
             let before = taken(weir).await;
             std::fs::write(files.dir.join("ca.crt"), trust)?;
             until("the roots are believed", async || taken(weir).await > before).await?;
         }
         if trust == both {
-            renew(&caller, &cart, &new, CART).await?;
-            renew(&callee, &pay, &new, PAY).await?;
+            renew(caller, cart, &new, CART).await?;
+            renew(callee, pay, &new, PAY).await?;
             // Connections of the old certificate's are replaced.
             let sent = running.sent();
             until("more requests", async || running.sent() > sent + 100).await?;
