@@ -8,9 +8,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
+
+use crate::tls::Refusal;
 
 /// A TCP socket, or TLS on one.
 #[derive(Debug)]
@@ -75,6 +78,21 @@ fn push(tls: &mut TlsStream<TcpStream>, cx: &mut Context<'_>) -> io::Result<()> 
     }
 }
 
+/// Why a write failed. That the peer is gone is all that the socket knows; what the peer said before it went may say why:
+/// in TLS 1.3 a server judges its client when the client is writing already.
+fn last_words(tls: &mut TlsStream<TcpStream>, error: io::Error) -> io::Error {
+    let TlsStream::Client(tls) = tls else { return error };
+    let (tcp, session) = tls.get_mut();
+    // The runtime need not know of them yet, so the kernel is asked.
+    let tcp = SockRef::from(&*tcp);
+    while let Ok(1..) = session.read_tls(&mut &*tcp) {
+        if let Err(said) = session.process_new_packets() {
+            return Refusal::mark(io::Error::new(io::ErrorKind::InvalidData, said));
+        }
+    }
+    error
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -82,7 +100,7 @@ impl AsyncRead for Socket {
             Self::Tls(tls) => {
                 // A peer that takes nothing any more may still have said something.
                 let _ = push(tls, cx);
-                Pin::new(&mut **tls).poll_read(cx, buf)
+                Pin::new(&mut **tls).poll_read(cx, buf).map_err(Refusal::mark)
             }
         }
     }
@@ -93,9 +111,9 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Tls(tls) => {
-                let written = std::task::ready!(Pin::new(&mut **tls).poll_write(cx, bytes))?;
-                push(tls, cx)?;
-                Poll::Ready(Ok(written))
+                let written = std::task::ready!(Pin::new(&mut **tls).poll_write(cx, bytes));
+                let pushed = written.and_then(|written| push(tls, cx).map(|()| written));
+                Poll::Ready(pushed.map_err(|error| last_words(tls, error)))
             }
         }
     }
@@ -104,9 +122,9 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
             Self::Tls(tls) => {
-                let written = std::task::ready!(Pin::new(&mut **tls).poll_write_vectored(cx, parts))?;
-                push(tls, cx)?;
-                Poll::Ready(Ok(written))
+                let written = std::task::ready!(Pin::new(&mut **tls).poll_write_vectored(cx, parts));
+                let pushed = written.and_then(|written| push(tls, cx).map(|()| written));
+                Poll::Ready(pushed.map_err(|error| last_words(tls, error)))
             }
         }
     }
@@ -118,7 +136,7 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(_) => Poll::Ready(Ok(())),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx).map_err(|error| last_words(tls, error)),
         }
     }
 

@@ -97,11 +97,18 @@ impl Refusal {
         }
     }
 
-    /// Whether the peer ended the connection with an alert that is about certificates: after this side's handshake, for in
-    /// TLS 1.3 the server judges last.
+    /// Gives an error of a connection a kind of its own if the peer has refused this side's certificate: after this side's
+    /// handshake, for in TLS 1.3 the server judges last. The h2 crate passes on the kind of an error and its text, no more.
+    pub fn mark(error: io::Error) -> io::Error {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(said) if Self::of_tls(said) == Self::RefusedByPeer => io::Error::new(io::ErrorKind::PermissionDenied, error),
+            _ => error,
+        }
+    }
+
+    /// Whether an error was marked.
     pub fn after_handshake(error: &io::Error) -> Option<Self> {
-        let error = error.get_ref()?.downcast_ref::<Error>()?;
-        (Self::of_tls(error) == Self::RefusedByPeer).then_some(Self::RefusedByPeer)
+        (error.kind() == io::ErrorKind::PermissionDenied).then_some(Self::RefusedByPeer)
     }
 
     /// What rustls says it was about.

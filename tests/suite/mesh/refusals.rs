@@ -4,8 +4,10 @@ use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weir_tests::mesh::{self, Authority, Files, Pair, Says, Server};
+use weir_tests::origin::full;
 use weir_tests::raw::Connection;
-use weir_tests::{Origin, Result, Trial, Weir, same, test, until};
+use weir_tests::wire::{Caller, Version};
+use weir_tests::{Origin, Result, Trial, Weir, holds, same, test, until};
 
 use super::{CART, PAY, inbound, member, outbound};
 
@@ -13,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         test("mesh::callers_that_are_not_believed_reach_nothing", callers),
         test("mesh::servers_that_are_not_believed_get_nothing", servers),
+        test("mesh::a_caller_that_is_refused_says_so", refused),
         test("mesh::what_is_no_handshake_is_refused", no_handshakes),
         test("mesh::an_expired_certificate_of_ones_own_is_said_and_mends_itself", own_expired),
     ]
@@ -115,6 +118,33 @@ async fn servers() -> Result {
             same!((place, answer.status, answer.header("x-weir-error")), (place, 503, Some(code.as_str())));
         }
     }
+    Ok(())
+}
+
+/// In TLS 1.3 the callee judges when the caller is done, so its word races with the request.
+async fn refused() -> Result {
+    let dir = tempfile::tempdir()?;
+    let (authority, stranger) = (Authority::new("shop.example")?, Authority::new("shop.example")?);
+    let pay = member(&authority, &dir.path().join("pay"), PAY)?;
+    let cart = Files::write(&dir.path().join("cart"), &stranger.issue(&Says::id(CART))?, authority.root())?;
+    let app = Origin::text("secret").await?;
+    let callee = Weir::start(&inbound(&pay, app.address, "tls: strict")).await?;
+    for version in [Version::One, Version::Two] {
+        let tls = format!("tls: mesh, protocol: {}", version.protocol());
+        let caller = Weir::start(&outbound(&cart, callee.address("in"), &tls)).await?;
+        for round in 0..50 {
+            let mut connection = Caller::open(caller.address("out"), version).await?;
+            let body = if round % 2 == 0 { String::new() } else { "x".repeat(1 << 20) };
+            let request = connection.request("POST", "/").body(full(body))?;
+            let answer = connection.exchange(request).await?;
+            answer
+                .is_weirs("upstream_tls_refused_by_peer", 503, None)
+                .map_err(|error| format!("{version:?} {round}: {error}"))?;
+        }
+    }
+    same!(app.count(), 0);
+    same!(callee.series("weir_downstream_tls_refused_total").await?.len(), 1, "for nothing but their root");
+    holds!(callee.metric("weir_downstream_tls_refused_total", "\"unknown_issuer\"").await? >= 100.0);
     Ok(())
 }
 
