@@ -14,6 +14,7 @@ pub mod app;
 pub mod catalogue;
 pub mod dns;
 pub mod echo;
+pub mod envoy;
 pub mod explained;
 pub mod frames;
 pub mod load;

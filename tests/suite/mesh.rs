@@ -1,6 +1,7 @@
 //! Mutual TLS: who is let in, who is spoken to, and what becomes of both when certificates change.
 
 mod authorization;
+mod interop;
 mod outside;
 mod pair;
 mod refusals;
@@ -13,10 +14,18 @@ use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [authorization::trials(), outside::trials(), pair::trials(), refusals::trials(), rotation::trials(), workload::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        authorization::trials(),
+        interop::trials(),
+        outside::trials(),
+        pair::trials(),
+        refusals::trials(),
+        rotation::trials(),
+        workload::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 const CART: &str = "spiffe://shop.example/ns/shop/sa/cart";
