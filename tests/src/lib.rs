@@ -12,6 +12,7 @@
 
 pub mod app;
 pub mod catalogue;
+pub mod clients;
 pub mod dns;
 pub mod echo;
 pub mod envoy;
@@ -28,6 +29,7 @@ pub mod quick;
 pub mod raw;
 pub mod script;
 pub mod service;
+pub mod session;
 pub mod two;
 pub mod weir;
 pub mod wire;

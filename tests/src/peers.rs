@@ -16,13 +16,15 @@ pub enum Peer {
     Program(&'static str),
     /// A Python module.
     Python(&'static str),
+    /// An `openssl` that knows a group for key agreement.
+    OpensslGroup(&'static str),
 }
 
 impl Peer {
     /// Its name.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Program(name) | Self::Python(name) => name,
+            Self::Program(name) | Self::Python(name) | Self::OpensslGroup(name) => name,
         }
     }
 
@@ -36,6 +38,11 @@ impl Peer {
                 .stderr(Stdio::null())
                 .status()
                 .is_ok_and(|status| status.success()),
+            // Before 3.5 there is no such list, and no group that would be asked for.
+            Self::OpensslGroup(group) => std::process::Command::new("openssl")
+                .args(["list", "-tls-groups"])
+                .output()
+                .is_ok_and(|told| String::from_utf8_lossy(&told.stdout).split([':', '\n']).any(|name| name.trim() == *group)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Real servers that keep data: Redis and PostgreSQL, each with a directory and an address of its own.
+//! Real servers that keep data or pass it on: Redis, PostgreSQL and NATS, each with a directory and an address of its own.
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -57,6 +57,18 @@ impl Service {
         for setting in [&listen, "unix_socket_directories=", "fsync=off", "shared_buffers=16MB", "max_connections=20"] {
             command.args(["-c", setting]);
         }
+        Self::start(command, address, dir).await
+    }
+
+    /// A NATS server, which takes a payload of a megabyte at most.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn nats() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let address = own_address();
+        let mut command = Command::new(program("nats-server")?);
+        command.args(["--addr", &address.ip().to_string(), "--port", &address.port().to_string()]);
         Self::start(command, address, dir).await
     }
 

@@ -1,7 +1,9 @@
 //! Mutual TLS: who is let in, who is spoken to, and what becomes of both when certificates change.
 
 mod authorization;
+mod brokers;
 mod interop;
+mod openssl;
 mod outside;
 mod pair;
 mod refusals;
@@ -16,7 +18,9 @@ use weir_tests::{Result, Trial};
 pub fn trials() -> Vec<Trial> {
     [
         authorization::trials(),
+        brokers::trials(),
         interop::trials(),
+        openssl::trials(),
         outside::trials(),
         pair::trials(),
         refusals::trials(),
@@ -51,6 +55,18 @@ fn outbound(files: &Files, endpoint: std::net::SocketAddr, more: &str) -> String
 workers: 1
 listeners: [{{ name: out, listen: 127.0.0.1:0, direction: outbound }}]
 routes: [{{ name: all, hosts: ['*'], rules: [{{ name: only, backends: [{{ cluster: app }}] }}] }}]
+clusters: {{ app: {{ endpoints: ['{endpoint}'], {more} }} }}
+",
+        files.yaml()
+    )
+}
+
+/// The same for opaque bytes.
+fn outbound_tcp(files: &Files, endpoint: std::net::SocketAddr, more: &str) -> String {
+    format!(
+        "{}
+workers: 1
+listeners: [{{ name: out, listen: 127.0.0.1:0, direction: outbound, protocol: tcp, cluster: app }}]
 clusters: {{ app: {{ endpoints: ['{endpoint}'], {more} }} }}
 ",
         files.yaml()

@@ -7,7 +7,7 @@ use weir_tests::origin::full;
 use weir_tests::raw::Connection;
 use weir_tests::{Origin, Recorder, Result, Trial, Weir, mesh, same, test, two};
 
-use super::{CART, PAY, inbound, member, outbound};
+use super::{CART, PAY, inbound, member, outbound, outbound_tcp};
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
@@ -137,10 +137,7 @@ async fn server_first() -> Result {
         }
     });
     let callee = Weir::start(&inbound(&pay, address, "protocol: tcp, tls: permissive")).await?;
-    let tcp = outbound(&cart, callee.address("in"), "tls: mesh")
-        .replace("direction: outbound", "direction: outbound, protocol: tcp, cluster: app")
-        .replace("routes:", "#");
-    let caller = Weir::start(&tcp).await?;
+    let caller = Weir::start(&outbound_tcp(&cart, callee.address("in"), "tls: mesh")).await?;
     for (way, address) in [("mesh", caller.address("out")), ("plain", callee.address("in"))] {
         let mut stream = TcpStream::connect(address).await?;
         let mut banner = [0; 11];
