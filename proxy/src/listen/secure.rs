@@ -44,6 +44,10 @@ pub(super) async fn open(
     match greeting(&connection, &mut stream, &mut begun, &member, mode).await? {
         Hello::Tls { mesh: false, .. } if mode == CallerTls::Permissive => {
             counted[1].add(1);
+            // Opaque bytes like any others: where they go, no server name decides.
+            if matches!(connection.listener.speaks(), Speaks::Tcp(_)) {
+                return Some(Opened { connection, stream, begun, member });
+            }
             Box::pin(tcp::pass_through(connection, stream, begun, member)).await;
             None
         }

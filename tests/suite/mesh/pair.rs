@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use weir_tests::mesh::{Authority, Says};
+use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::origin::full;
 use weir_tests::raw::Connection;
 use weir_tests::{Origin, Recorder, Result, Trial, Weir, mesh, same, test, two};
@@ -88,9 +88,19 @@ async fn permissive() -> Result {
     meshed.send(lie).await?;
     assert!(meshed.response(false).await?.text().contains(&format!("URI={CART}")));
 
-    // The app's own TLS: every byte as it was sent.
-    let raw = Recorder::start(b"").await?;
-    let own = Weir::start(&inbound(&pay, raw.address, "tls: permissive")).await?;
+    for (tls, count) in [("plain", 1.0), ("mtls", 1.0)] {
+        same!((tls, callee.metric("weir_downstream_tls_total", tls).await?), (tls, count));
+    }
+    for protocol in ["auto", "tcp"] {
+        own_tls(&pay, protocol).await?;
+    }
+    Ok(())
+}
+
+/// The app's own TLS: every byte as it was sent.
+async fn own_tls(pay: &Files, protocol: &str) -> Result {
+    let app = Recorder::start(b"").await?;
+    let own = Weir::start(&inbound(pay, app.address, &format!("protocol: {protocol}, tls: permissive"))).await?;
     let relay = TcpListener::bind("127.0.0.1:0").await?;
     let (through, to) = (relay.local_addr()?, own.address("in"));
     let sent = tokio::spawn(async move {
@@ -110,11 +120,8 @@ async fn permissive() -> Result {
     });
     let _ = mesh::call(through, None, &["h2"]).await;
     let hello = sent.await??;
-    weir_tests::until("the app has the ClientHello", async || raw.all() == hello).await?;
-    for (tls, count) in [("plain", 1.0), ("mtls", 1.0)] {
-        same!((tls, callee.metric("weir_downstream_tls_total", tls).await?), (tls, count));
-    }
-    same!(own.metric("weir_downstream_tls_total", "\"tls\"").await?, 1.0);
+    weir_tests::until(&format!("{protocol}: the app has the ClientHello"), async || app.all() == hello).await?;
+    same!((protocol, own.metric("weir_downstream_tls_total", "\"tls\"").await?), (protocol, 1.0));
     Ok(())
 }
 
