@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use crate::mesh::Files;
 use crate::{Result, peers, until};
 
 /// A server. It is told to stop with the value, and waited for, so that it leaves nothing behind.
@@ -23,11 +24,33 @@ impl Service {
     /// # Errors
     /// It does not start.
     pub async fn redis() -> Result<Self> {
-        let dir = tempfile::tempdir()?;
         let address = own_address();
+        let plain = |command: &mut Command| {
+            command.args(["--port", &address.port().to_string()]);
+        };
+        Self::redis_on(address, plain).await
+    }
+
+    /// The same with mutual TLS of its own.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn redis_with_tls(files: &Files) -> Result<Self> {
+        let address = own_address();
+        let [cert, key, ca] = ["tls.crt", "tls.key", "ca.crt"].map(|name| files.dir.join(name));
+        let tls = |command: &mut Command| {
+            command.args(["--port", "0", "--tls-port", &address.port().to_string(), "--tls-cert-file"]).arg(cert);
+            command.arg("--tls-key-file").arg(key).arg("--tls-ca-cert-file").arg(ca);
+        };
+        Self::redis_on(address, tls).await
+    }
+
+    async fn redis_on(address: SocketAddr, ports: impl FnOnce(&mut Command)) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
         let mut command = Command::new(program("redis-server")?);
-        command.args(["--bind", &address.ip().to_string(), "--port", &address.port().to_string(), "--protected-mode", "no"]);
+        command.args(["--bind", &address.ip().to_string(), "--protected-mode", "no"]);
         command.args(["--save", "", "--appendonly", "no", "--logfile", "log", "--dir"]).arg(dir.path());
+        ports(&mut command);
         Self::start(command, address, dir).await
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use weir_tests::clients::{ask_redis, psql, redis, run, sql};
-use weir_tests::mesh::Authority;
+use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::peers::Peer;
 use weir_tests::raw::Connection;
 use weir_tests::service::Service;
@@ -19,7 +19,11 @@ pub fn trials() -> Vec<Trial> {
     let nats = [Peer::Program("nats-server")];
     let redis = [Peer::Program("redis-server"), Peer::Program("redis-cli")];
     let postgres = [Peer::Program("initdb"), Peer::Program("postgres"), Peer::Program("psql")];
-    let mut trials = vec![test_with("mesh::brokers::a_server_that_speaks_first_hears_no_stranger", &nats, strangers)];
+    let mut trials = vec![
+        test_with("mesh::brokers::a_server_that_speaks_first_hears_no_stranger", &nats, strangers),
+        test_with("mesh::brokers::who_is_refused_learns_it_by_a_reset", &nats, resets),
+        test_with("mesh::brokers::redis_with_tls_of_its_own", &redis, tls_of_its_own),
+    ];
     for mode in ["strict", "permissive"] {
         trials.extend([
             test_with(&format!("mesh::brokers::nats_{mode}"), &nats, move || through_nats(mode)),
@@ -175,6 +179,44 @@ async fn strangers() -> Result {
     // Members are served all the same.
     Nats::open(sidecars.caller.address("out")).await?.settled().await?;
     same!(sidecars.callee.metric("weir_tcp_failed_total", "").await?, 0.0);
+    Ok(())
+}
+
+/// A broker that is somebody else, and one that takes the caller for somebody else.
+async fn resets() -> Result {
+    let (server, dir) = (Service::nats().await?, tempfile::tempdir()?);
+    let (authority, stranger) = (Authority::new("shop.example")?, Authority::new("shop.example")?);
+    let (cart, pay) = (member(&authority, &dir.path().join("cart"), CART)?, member(&authority, &dir.path().join("pay"), PAY)?);
+    let strange = Files::write(&dir.path().join("strange"), &stranger.issue(&Says::id(CART))?, authority.root())?;
+    let callee = Weir::start(&inbound(&pay, server.address, "protocol: tcp, tls: strict")).await?;
+    for (files, peers, why) in [(&cart, CART, "refused_by_peer"), (&strange, PAY, "unknown_issuer")] {
+        let tls = format!("tls: {{ mesh: {{ peers: ['{peers}'] }} }}");
+        let caller = Weir::start(&outbound_tcp(files, callee.address("in"), &tls)).await?;
+        let mut client = Connection::open(caller.address("out")).await?;
+        let heard = tokio::time::timeout(Duration::from_secs(10), client.rest()).await?;
+        holds!(heard.is_err(), "{why}: {heard:?}");
+        callee.counted("weir_downstream_tls_refused_total", &format!("\"{why}\""), 1.0).await?;
+    }
+    same!(callee.metric("weir_downstream_tls_total", "mtls").await?, 0.0);
+    Ok(())
+}
+
+/// TLS that is not the mesh's is the server's own matter, on a permissive port.
+async fn tls_of_its_own() -> Result {
+    let dir = tempfile::tempdir()?;
+    let own = Authority::new("redis.example")?;
+    let files = Files::write(dir.path(), &own.issue(&Says::id("spiffe://redis.example/server"))?, own.root())?;
+    let server = Service::redis_with_tls(&files).await?;
+    let sidecars = Sidecars::start(&server, "permissive").await?;
+    let [cert, key, ca] = ["tls.crt", "tls.key", "ca.crt"].map(|name| files.dir.join(name).display().to_string());
+    let tls = ["--tls", "--cert", &cert, "--key", &key, "--cacert", &ca];
+    // In the mesh's TLS once more, and without it.
+    for (counted, db) in [("mtls", sidecars.caller.address("out")), ("tls", sidecars.callee.address("in"))] {
+        same!(ask_redis(db, &[&tls[..], &["set", "greeting", counted]].concat()).await?, "OK");
+        same!(ask_redis(db, &[&tls[..], &["get", "greeting"]].concat()).await?, counted);
+        same!((counted, sidecars.count(counted).await?), (counted, 2.0));
+    }
+    same!(sidecars.count("plain").await?, 0.0);
     Ok(())
 }
 
