@@ -72,6 +72,7 @@ impl App {
             status: applier.status(),
             discovery,
             tls: Arc::default(),
+            callers: Arc::default(),
             metrics,
             access_log: ArcSwapOption::empty(),
             loads: (0..workers.count).map(|_| AtomicUsize::new(0)).collect(),

@@ -68,6 +68,7 @@ clusters: {{ app: {{ endpoints: ['{}'], protocol: {protocol} }} }}
             status: applier.status(),
             discovery: Arc::default(),
             tls: Arc::default(),
+            callers: Arc::default(),
             metrics: Arc::default(),
             access_log: ArcSwapOption::empty(),
             loads: [AtomicUsize::new(0)].into(),

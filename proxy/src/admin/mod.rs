@@ -4,6 +4,7 @@
 //! machine cannot reach it by rebinding a name; whatever changes something must be a POST. The probes server is for
 //! kubelets and scrapers, reachable from outside, and knows `/ready`, `/live` and `/metrics` only.
 
+mod advice;
 mod pages;
 
 use std::os::unix::fs::FileTypeExt;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
@@ -48,6 +48,7 @@ const HELP: &str = "weir admin\n\n\
     GET  /certs      who this proxy is in the mesh, until when, and whom it believes\n\
     GET  /explain?url=http://host/path&method=GET&header=name:value&listener=name&from=spiffe-id&address=address\n\
     \x20               where such a request goes, and why\n\
+    GET  /advise/strict?within=3600   whether inbound listeners may be strict (409 if not), and who is in the way\n\
     GET  /log        the level of weir's own log\n\
     POST /log?level=debug      change it\n\
     POST /reload               read the configuration file now\n\
@@ -70,6 +71,7 @@ impl Pages {
             ("/config", &Method::GET) if admin => self.config(),
             ("/clusters", &Method::GET) if admin => self.clusters(),
             ("/certs", &Method::GET) if admin => self.certs(),
+            ("/advise/strict", &Method::GET) if admin => self.advise(request.uri().query().unwrap_or("")),
             ("/explain", &Method::GET) if admin => self.explain(request.uri().query().unwrap_or("")),
             ("/log", &Method::GET) if admin => text(StatusCode::OK, &format!("{}\n", (self.level.get)())),
             ("/log", &Method::POST) if admin => self.set_level(request.uri().query().unwrap_or("")),
@@ -79,7 +81,9 @@ impl Pages {
             ("/drain", &Method::POST) if admin => self.ask(Ask::Drain, "draining; SIGTERM or POST /shutdown ends it\n"),
             ("/shutdown", &Method::POST) if admin => self.ask(Ask::Leave, "leaving as soon as nothing is in flight\n"),
             ("/ready" | "/live" | "/metrics", _) => not_allowed("GET"),
-            ("/" | "/help" | "/config" | "/clusters" | "/certs" | "/explain", _) if admin => not_allowed("GET"),
+            ("/" | "/help" | "/config" | "/clusters" | "/certs" | "/explain" | "/advise/strict", _) if admin => {
+                not_allowed("GET")
+            }
             ("/log", _) if admin => not_allowed("GET, POST"),
             ("/reload" | "/drain" | "/shutdown", _) if admin => not_allowed("POST"),
             _ => text(StatusCode::NOT_FOUND, "there is no such page; see /help on the admin server\n"),
@@ -176,6 +180,21 @@ impl Pages {
             }
         }
         states
+    }
+
+    fn advise(&self, query: &str) -> Page {
+        let (mut within, mut json) = (Duration::from_secs(3600), false);
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match (&*key, value.parse()) {
+                ("within", Ok(seconds)) => within = Duration::from_secs(seconds),
+                ("json", _) => json = value == "true",
+                _ => return text(StatusCode::BAD_REQUEST, &format!("`{key}={value}` is not understood; see /help\n")),
+            }
+        }
+        let (said, safe) = super::advice::strict(&self.shared, within, json);
+        let status = if safe { StatusCode::OK } else { StatusCode::CONFLICT };
+        let content_type = if json { "application/json" } else { "text/plain; charset=utf-8" };
+        page(status, content_type, Bytes::from(said))
     }
 
     fn clusters(&self) -> Page {

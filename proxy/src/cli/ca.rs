@@ -34,16 +34,9 @@ pub(super) enum Action {
         #[arg(long, default_value = "tls", value_name = "DIR")]
         out: PathBuf,
         /// How long it is valid, for example `1h` or `7d`. A running weir takes a new one as soon as it is there.
-        #[arg(long, default_value = "24h", value_parser = life)]
+        #[arg(long, default_value = "24h", value_parser = super::life)]
         ttl: Duration,
     },
-}
-
-fn life(text: &str) -> Result<Duration, String> {
-    let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()).map(|days| Duration::from_secs(days * 86400));
-    let life = days.or_else(|| weir_config::units::Span::parse(text).map(|span| span.0));
-    life.filter(|life| *life >= Duration::from_secs(1))
-        .ok_or("a time such as `90s`, `24h` or `7d`, of a second at least".to_owned())
 }
 
 pub(super) fn main(action: &Action) -> ExitCode {

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod advise;
 mod ca;
 mod check;
 mod errors;
@@ -121,6 +122,11 @@ enum Command {
         #[arg(long, conflicts_with = "code")]
         markdown: bool,
     },
+    /// Ask a running weir what it would do.
+    Advise {
+        #[command(subcommand)]
+        about: advise::Advise,
+    },
     /// A certificate authority in a directory, for development and small fleets.
     Ca {
         #[command(subcommand)]
@@ -158,6 +164,7 @@ pub fn main() -> ExitCode {
             None => fail(&format!("there is no error `{code}`; {}", weir_config::error::suggest(&code, errors::codes()))),
         },
         Command::Errors { .. } => print(&(errors::codes().join("\n") + "\n")),
+        Command::Advise { about } => advise::main(&about),
         Command::Ca { action } => ca::main(&action),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -168,6 +175,15 @@ pub fn main() -> ExitCode {
 }
 
 pub use logging::start as start_logging;
+
+/// A time, in days too.
+fn life(text: &str) -> Result<std::time::Duration, String> {
+    let days =
+        text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()).map(|days| std::time::Duration::from_secs(days * 86400));
+    let life = days.or_else(|| weir_config::units::Span::parse(text).map(|span| span.0));
+    life.filter(|life| *life >= std::time::Duration::from_secs(1))
+        .ok_or("a time such as `90s`, `24h` or `7d`, of a second at least".to_owned())
+}
 
 /// Prints to standard output; a closed pipe (`weir schema | head`) is no error.
 fn print(text: &str) -> ExitCode {

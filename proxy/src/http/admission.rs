@@ -10,6 +10,7 @@ use weir_config::{Call, Caller, Verdict, authorize, authorize::Request};
 use super::connection::Connection;
 use super::request;
 use crate::error::Fault;
+use crate::observe::callers::Speaks;
 use crate::observe::record::LogEntry;
 use crate::state::listener::Current;
 
@@ -25,9 +26,14 @@ pub(super) fn admit(
 ) -> Result<(), Fault> {
     let listener = current.prepared.snapshot().listener(current.id);
     // A connection that was opened in the clear is served until the listener is strict.
-    if listener.tls == CallerTls::Strict && connection.peer.is_none() {
-        connection.listener.shard.plaintext_refused.add(1);
-        return Err(Fault::Plaintext);
+    match listener.tls {
+        CallerTls::Strict if connection.peer.is_none() => {
+            connection.listener.shard.plaintext_refused.add(1);
+            return Err(Fault::Plaintext);
+        }
+        // It may have been open before.
+        CallerTls::Permissive if connection.peer.is_none() => connection.note(Speaks::Plaintext),
+        CallerTls::Off | CallerTls::Permissive | CallerTls::Strict | CallerTls::Edge => {}
     }
     if listener.policies.is_empty() {
         return Ok(());

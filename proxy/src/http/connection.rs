@@ -1,5 +1,6 @@
 //! One accepted connection: which protocol it speaks, and what its requests need to know of it.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -8,6 +9,7 @@ use super::forwarding::Caller;
 use super::h2_gate::PREFACE;
 use super::{h1, h2};
 use crate::drain::Member;
+use crate::observe::callers::{Noted, Speaks};
 use crate::opening::{Patience, read_until};
 use crate::proxy_protocol::Ends;
 use crate::socket::Socket;
@@ -27,6 +29,15 @@ pub struct Connection {
     pub caller: Caller,
     /// Who the caller is, if mutual TLS has shown it.
     pub peer: Option<Rc<Principal>>,
+    /// Remembers that it does without mutual TLS, for as long as it is open.
+    pub noted: OnceCell<Noted>,
+}
+
+impl Connection {
+    /// Remembers, until it closes, that its caller does without mutual TLS.
+    pub fn note(&self, speaks: Speaks) {
+        self.noted.get_or_init(|| self.worker.shared.callers.note(&self.listener.name, self.ends.peer.ip(), speaks));
+    }
 }
 
 /// Serves a connection to its end. `begun` was read from the stream already.

@@ -6,6 +6,7 @@
 mod secure;
 pub mod sockets;
 
+use std::cell::OnceCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -222,7 +223,14 @@ fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, ends: Ends, shown: S
     };
     let peer = ends.peer.ip();
     let caller = Caller::new(peer, state.trusts(peer.to_canonical()), encrypted, certificate);
-    Rc::new(Connection { worker: Rc::clone(worker), listener: Rc::clone(state), ends, caller, peer: principal })
+    Rc::new(Connection {
+        worker: Rc::clone(worker),
+        listener: Rc::clone(state),
+        ends,
+        caller,
+        peer: principal,
+        noted: OnceCell::new(),
+    })
 }
 
 /// Counts an open connection.

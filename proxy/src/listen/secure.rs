@@ -14,6 +14,7 @@ use super::{Shown, describe};
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::http::connection::Connection;
+use crate::observe::callers;
 use crate::opening::{Hello, Patience, client_hello};
 use crate::socket::Socket;
 use crate::tcp;
@@ -44,6 +45,7 @@ pub(super) async fn open(
     match greeting(&connection, &mut stream, &mut begun, &member, mode).await? {
         Hello::Tls { mesh: false, .. } if mode == CallerTls::Permissive => {
             counted[1].add(1);
+            connection.note(callers::Speaks::OwnTls);
             // Opaque bytes like any others: where they go, no server name decides.
             if matches!(connection.listener.speaks(), Speaks::Tcp(_)) {
                 return Some(Opened { connection, stream, begun, member });
@@ -60,6 +62,7 @@ pub(super) async fn open(
         }
         Hello::NotTls => {
             counted[2].add(1);
+            connection.note(callers::Speaks::Plaintext);
             Some(Opened { connection, stream, begun, member })
         }
     }

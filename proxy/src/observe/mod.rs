@@ -4,6 +4,7 @@
 //! Series are resolved once per generation and rule; the request path only adds to numbers that its worker alone writes.
 
 pub mod access_log;
+pub mod callers;
 pub mod expose;
 pub mod line;
 pub mod metrics;

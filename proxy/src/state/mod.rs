@@ -25,6 +25,7 @@ use crate::balance::cluster::ClusterState;
 use crate::balance::discovery::Discovery;
 use crate::clock::Alarms;
 use crate::observe::access_log::{LogHandle, LogWriter};
+use crate::observe::callers::Callers;
 use crate::observe::metrics::Metrics;
 use crate::slots::Slots;
 use crate::tls::follow::Holder;
@@ -47,6 +48,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The access log, if there is one.
     pub access_log: ArcSwapOption<LogWriter>,
+    /// Who calls without mutual TLS.
+    pub callers: Arc<Callers>,
     /// Open connections by worker.
     pub loads: Box<[AtomicUsize]>,
     /// Where each worker gets its messages.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use weir_tests::load::{Load, Running};
 use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::raw::Connection;
@@ -99,6 +101,23 @@ async fn roots() -> Result {
     running.stop().await.faultless()
 }
 
+async fn from_elsewhere(to: std::net::SocketAddr) -> Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 0, 9], 0).into())?;
+    Ok(socket.connect(to).await?)
+}
+
+/// What `weir advise strict` says of a listener, and whether it succeeds.
+fn advised(weir: &Weir) -> Result<(bool, String)> {
+    let admin = weir.admin.to_string();
+    let done = std::process::Command::new(weir_tests::weir::binary())
+        .args(["advise", "strict", "--admin", &admin, "--within", "1s"])
+        .output()?;
+    let said = String::from_utf8(done.stdout)?;
+    let said = said.lines().filter(|line| !line.starts_with('(')).collect::<Vec<_>>().join("\n");
+    Ok((done.status.success(), said))
+}
+
 /// Plaintext, permissive, the caller's TLS, strict: nobody notices.
 async fn migration() -> Result {
     let dir = tempfile::tempdir()?;
@@ -123,10 +142,30 @@ async fn migration() -> Result {
         until("more requests", async || running.sent() > sent + 100).await
     };
     more().await?;
+    same!(
+        advised(&callee)?,
+        (false, "in: not yet: callers cannot speak mutual TLS here; make it `tls: permissive` first".to_owned())
+    );
+    // One from elsewhere, who connects before anybody could speak mutual TLS, and stays.
+    let mut plain = from_elsewhere(address).await?;
     callee.reload(&inner("permissive", "127.0.0.1:0")).await?;
     more().await?;
+    plain.write_all(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n").await?;
+    let mut answer = [0; 12];
+    plain.read_exact(&mut answer).await?;
+    same!(&answer, b"HTTP/1.1 200");
+    let (safe, said) = advised(&callee)?;
+    assert!(!safe && said.contains("not safe: these callers would be refused\n  127.0.0.1 "), "{said}");
+    assert!(said.contains("\n  127.0.0.9        in the clear    1 connection, 1 open"), "{said}");
     caller.reload(&outer("tls: mesh")).await?;
     more().await?;
+    // Once the sidecar speaks it, only the other is in the way; and nobody, once it has left.
+    until("one is in the way", async || advised(&callee).is_ok_and(|(_, said)| said.contains("this caller"))).await?;
+    assert!(advised(&callee)?.1.contains("127.0.0.9"));
+    drop(plain);
+    until("the way is clear", async || advised(&callee).is_ok_and(|(safe, _)| safe)).await?;
+    let (_, said) = advised(&callee)?;
+    assert!(said.starts_with("in: safe: ") && said.ends_with("by mutual TLS, and no others"), "{said}");
     // One who has not noticed is served until then, and no longer.
     let mut late = Connection::open(address).await?;
     late.send("GET / HTTP/1.1\r\nhost: pay\r\n\r\n").await?;
