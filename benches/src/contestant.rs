@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
+use crate::certificates;
 use crate::origin::Ports;
-use crate::process::{Cores, Place, Process};
+use crate::process::{Cores, Memory, Place, Process};
 
 /// A program of the field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,30 @@ pub enum Shape {
     Policies,
     /// Bytes.
     Tcp,
+    /// A pair: HTTP/1.1 in, HTTP/1.1 over mutual TLS to the other, HTTP/1.1 out.
+    MtlsH1,
+    /// The same with HTTP/2 between the two.
+    MtlsH2,
+    /// The other of a pair, which takes [`Shape::MtlsH1`].
+    PeerH1,
+    /// The other of a pair, which takes [`Shape::MtlsH2`].
+    PeerH2,
+}
+
+impl Shape {
+    /// What the other of a pair speaks; `None` if there is no other.
+    fn peer(self) -> Option<Self> {
+        match self {
+            Self::MtlsH1 => Some(Self::PeerH1),
+            Self::MtlsH2 => Some(Self::PeerH2),
+            Self::H1H1 | Self::H1H2 | Self::H2H1 | Self::H2H2 | Self::Policies | Self::Tcp | Self::PeerH1 | Self::PeerH2 => None,
+        }
+    }
+
+    /// What the two of a pair agree on (ALPN).
+    fn alpn(self) -> &'static str {
+        if matches!(self, Self::MtlsH2 | Self::PeerH2) { "h2" } else { "http/1.1" }
+    }
 }
 
 /// One that takes part.
@@ -97,23 +122,31 @@ impl Contestant {
     pub fn can(&self, shape: Shape) -> bool {
         match self.kind {
             // HTTP/1 callers are a matter of their own: its HTTP/2 is for gRPC. Opaque TCP is a module that Debian packs apart.
-            Kind::Nginx => !matches!(shape, Shape::H1H2 | Shape::Tcp | Shape::Policies),
+            // nginx shows no certificate upstream over HTTP/2.
+            Kind::Nginx => !matches!(shape, Shape::H1H2 | Shape::Tcp | Shape::Policies | Shape::MtlsH1 | Shape::MtlsH2),
             // What Envoy's retries and weighted clusters do has no like there.
             Kind::Haproxy => shape != Shape::Policies,
             // There is nobody to translate.
-            Kind::Direct => shape != Shape::H1H2,
+            Kind::Direct => !matches!(shape, Shape::H1H2 | Shape::MtlsH1 | Shape::MtlsH2),
             Kind::Weir | Kind::Envoy => true,
         }
     }
 
     /// Its configuration, with its files in `dir`; its own port, its admin's and the origin's.
     pub fn config(&self, shape: Shape, names: &Names, dir: &Path, [port, admin, origin]: [u16; 3]) -> String {
-        Files { dir: dir.to_owned(), port, admin, origin }.fill(self, shape, names, None)
+        Files { dir: dir.to_owned(), certificates: dir.to_owned(), port, admin, origin }.fill(self, shape, names, None)
     }
 
     fn template(&self, shape: Shape) -> &'static str {
         match (self.kind, shape) {
             (Kind::Weir, Shape::Policies) => include_str!("../configs/weir/policies.yaml"),
+            (Kind::Weir, Shape::MtlsH1 | Shape::MtlsH2) => include_str!("../configs/weir/caller.yaml"),
+            (Kind::Weir, Shape::PeerH1 | Shape::PeerH2) => include_str!("../configs/weir/callee.yaml"),
+            (Kind::Haproxy, Shape::MtlsH1 | Shape::MtlsH2) => include_str!("../configs/haproxy/caller.cfg"),
+            (Kind::Haproxy, Shape::PeerH1 | Shape::PeerH2) => include_str!("../configs/haproxy/callee.cfg"),
+            (Kind::Envoy, Shape::MtlsH1) => include_str!("../configs/envoy/caller-h1.yaml"),
+            (Kind::Envoy, Shape::MtlsH2) => include_str!("../configs/envoy/caller-h2.yaml"),
+            (Kind::Envoy, Shape::PeerH1 | Shape::PeerH2) => include_str!("../configs/envoy/callee.yaml"),
             (Kind::Weir, Shape::Tcp) => include_str!("../configs/weir/tcp.yaml"),
             (Kind::Weir, Shape::H1H1 | Shape::H2H1) => include_str!("../configs/weir/h1-h1.yaml"),
             (Kind::Weir, Shape::H1H2 | Shape::H2H2) => include_str!("../configs/weir/h2-h2.yaml"),
@@ -147,7 +180,9 @@ pub struct Running {
     /// Where it listens; the origin itself for [`Kind::Direct`].
     pub port: u16,
     /// `None` for [`Kind::Direct`].
-    pub process: Option<Process>,
+    process: Option<Process>,
+    /// The other of a pair: what goes to the origin goes through it.
+    peer: Option<Box<Self>>,
     /// Its configuration.
     pub config: String,
     shape: Shape,
@@ -171,6 +206,7 @@ pub struct Task {
 /// What goes into the templates.
 struct Files {
     dir: PathBuf,
+    certificates: PathBuf,
     port: u16,
     admin: u16,
     origin: u16,
@@ -193,15 +229,32 @@ impl Running {
     /// # Errors
     /// They cannot be written.
     pub fn prepare(who: &Contestant, task: &Task, dir: &Path) -> Result<Self> {
-        let dir = dir.join(format!("{}-{}", who.name, task.names.len()));
+        let certificates = dir.join("certificates");
+        let peer = match task.shape.peer() {
+            None => None,
+            Some(shape) => {
+                certificates::write(&certificates)?;
+                let of_peer = Task { shape, names: Names::new(), ..task.clone() };
+                Some(Box::new(Self::prepare_in(who, &of_peer, dir, &certificates, None)?))
+            }
+        };
+        Self::prepare_in(who, task, dir, &certificates, peer)
+    }
+
+    fn prepare_in(who: &Contestant, task: &Task, dir: &Path, certificates: &Path, peer: Option<Box<Self>>) -> Result<Self> {
+        let half = if matches!(task.shape, Shape::PeerH1 | Shape::PeerH2) { "-peer" } else { "" };
+        let dir = dir.join(format!("{}-{}{half}", who.name, task.names.len()));
         std::fs::create_dir_all(&dir)?;
-        let origin = task.origin.of(task.shape);
+        let origin = peer.as_ref().map_or(task.origin.of(task.shape), |peer| peer.port);
         let (port, admin) =
             if who.kind == Kind::Direct { (task.origin.direct(task.shape), 0) } else { (free_port()?, free_port()?) };
-        let files = Files { dir, port, admin, origin };
-        let config = files.fill(who, task.shape, &Names::new(), None);
-        let running =
-            Self { contestant: who.clone(), port, process: None, config, shape: task.shape, reloads: task.reloads, files };
+        let files = Files { dir, certificates: certificates.to_owned(), port, admin, origin };
+        let mut config = files.fill(who, task.shape, &Names::new(), None);
+        if let Some(peer) = &peer {
+            let _ = write!(config, "\n# The other of the two:\n{}", peer.config);
+        }
+        let (contestant, shape, reloads) = (who.clone(), task.shape, task.reloads);
+        let running = Self { contestant, port, process: None, peer, config, shape, reloads, files };
         running.write(&task.names, None)?;
         Ok(running)
     }
@@ -224,6 +277,9 @@ impl Running {
     /// # Errors
     /// It does not start.
     pub fn launch(&mut self, cores: &Cores) -> Result<()> {
+        if let Some(peer) = &mut self.peer {
+            peer.launch(cores)?;
+        }
         let program = &self.contestant.program;
         let config = self.files.config();
         let mut command = Command::new(program);
@@ -239,6 +295,33 @@ impl Running {
         Ok(())
     }
 
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// It has ended, or the other of a pair has.
+    pub fn check(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check)?;
+        self.peer.as_mut().map_or(Ok(()), |peer| peer.check())
+    }
+
+    /// The processes; of a pair, both.
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.process.iter().chain(self.peer.iter().filter_map(|peer| peer.process.as_ref()))
+    }
+
+    /// CPU that it took so far, of a pair both; `None` for [`Kind::Direct`].
+    pub fn cpu(&self) -> Option<Duration> {
+        self.process.as_ref()?;
+        Some(self.processes().map(Process::cpu).sum())
+    }
+
+    /// Its memory, of a pair both; `None` for [`Kind::Direct`].
+    pub fn memory(&self) -> Option<Memory> {
+        self.process.as_ref()?;
+        let add = |sum: Memory, one: Memory| Memory { now: sum.now + one.now, peak: sum.peak + one.peak };
+        Some(self.processes().map(Process::memory).fold(Memory::default(), add))
+    }
+
     /// Waits until it answers.
     ///
     /// # Errors
@@ -246,7 +329,7 @@ impl Running {
     pub fn wait(&mut self) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            let ended = self.process.as_mut().map_or(Ok(()), Process::check);
+            let ended = self.check();
             if ended.is_err() || Instant::now() > until {
                 let said = std::fs::read_to_string(self.files.dir.join(format!("{}.log", self.contestant.name)));
                 let said = said.unwrap_or_default();
@@ -283,7 +366,9 @@ impl Files {
     }
 
     fn fill(&self, who: &Contestant, shape: Shape, names: &Names, version: Option<&str>) -> String {
-        self.fill_text(who.template(shape), who.kind, names, version)
+        let template = who.template(shape).replace("@ALPN@", shape.alpn());
+        let template = template.replace("@PROTOCOL@", if shape.alpn() == "h2" { "http2" } else { "http1" });
+        self.fill_text(&template, who.kind, names, version)
     }
 
     /// Without a version, what would tell it is left out: it would be work.
@@ -293,6 +378,7 @@ impl Files {
         template
             .replace("@VERSION@", version.unwrap_or_default())
             .replace("@DIR@", &self.dir.display().to_string())
+            .replace("@CERTIFICATES@", &self.certificates.display().to_string())
             .replace("@PORT@", &self.port.to_string())
             .replace("@ADMIN@", &self.admin.to_string())
             .replace("@ORIGIN@", &self.origin.to_string())

@@ -4,6 +4,7 @@
 //! no figure of its own. What breaks if it is changed carelessly: trust. A change that makes weir look better and is not in
 //! weir is a defect.
 
+pub mod certificates;
 pub mod contestant;
 pub mod figures;
 pub mod load;

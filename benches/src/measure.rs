@@ -31,7 +31,7 @@ const SOAK: (Duration, Duration) = (Duration::from_secs(20 * 60), Duration::from
 pub fn round(running: &Running, work: Work, time: Duration, dir: &Path) -> Result<Round> {
     let seconds = u32::try_from(time.as_secs().max(1))?;
     let port = running.port;
-    let before = cpu(running);
+    let before = running.cpu();
     let mut round = Round::new();
     match work {
         Work::Wrk { request, connections, fresh } => {
@@ -89,15 +89,11 @@ fn reload_until(running: &Running, is_over: impl Fn() -> bool) -> Result<()> {
         running.reload(&version)?;
     }
     let until = Instant::now() + MAX_RELOAD;
-    while running.process.is_some() && load::probe::header(running.port, "x-version").as_deref() != Some(&*version) {
+    while running.cpu().is_some() && load::probe::header(running.port, "x-version").as_deref() != Some(&*version) {
         anyhow::ensure!(Instant::now() < until, "it has not taken the routes of {version} within {MAX_RELOAD:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-fn cpu(running: &Running) -> Option<Duration> {
-    running.process.as_ref().map(crate::process::Process::cpu)
 }
 
 fn latencies(round: &mut Round, found: &Found) {
@@ -112,23 +108,23 @@ fn latencies(round: &mut Round, found: &Found) {
 
 fn requests(round: &mut Round, running: &Running, found: &Found, before: Option<Duration>) {
     latencies(round, found);
-    if let (Some(before), Some(after)) = (before, cpu(running)) {
+    if let (Some(before), Some(after)) = (before, running.cpu()) {
         round.insert(Metric::CpuPerRequest, (after - before).as_secs_f64() * 1e6 / real(found.answered.max(1)));
     }
 }
 
 fn volume(round: &mut Round, running: &Running, gigabytes: f64, seconds: f64, before: Option<Duration>) {
     round.insert(Metric::Throughput, gigabytes / seconds);
-    if let (Some(before), Some(after)) = (before, cpu(running)) {
+    if let (Some(before), Some(after)) = (before, running.cpu()) {
         round.insert(Metric::CpuPerGb, (after - before).as_secs_f64() / gigabytes);
     }
 }
 
 /// Adds what the processes took of memory.
 pub fn memory(round: &mut Round, idle: Option<Memory>, running: &Running) {
-    if let (Some(idle), Some(process)) = (idle, &running.process) {
+    if let (Some(idle), Some(memory)) = (idle, running.memory()) {
         round.insert(Metric::Idle, megabytes(idle.now));
-        round.insert(Metric::Peak, megabytes(process.memory().peak));
+        round.insert(Metric::Peak, megabytes(memory.peak));
     }
 }
 
@@ -159,13 +155,12 @@ pub fn start(who: &Contestant, task: &Task, cores: &Cores, dir: &Path) -> Result
 /// They do not open.
 pub fn idle(running: &Running, connections: usize) -> Result<Round> {
     load::idle::allow(connections as u64)?;
-    let Some(process) = &running.process else { return Ok(Round::new()) };
     std::thread::sleep(SETTLING);
-    let before = process.memory();
+    let Some(before) = running.memory() else { return Ok(Round::new()) };
     let held = load::idle::hold(running.port, connections)?;
     // A proxy may put things away when nothing has happened for a moment.
     std::thread::sleep(Duration::from_secs(3));
-    let after = process.memory();
+    let after = running.memory().unwrap_or_default();
     drop(held);
     let each = real(after.now.saturating_sub(before.now)) / 1024.0 / real(connections as u64);
     Ok(Round::from([(Metric::Idle, megabytes(before.now)), (Metric::PerConnection, each), (Metric::Peak, megabytes(after.peak))]))
@@ -177,21 +172,20 @@ pub fn idle(running: &Running, connections: usize) -> Result<Round> {
 /// Connections cannot be opened.
 pub fn burst(running: &Running, connections: usize) -> Result<Round> {
     load::idle::allow(connections as u64)?;
-    let Some(process) = &running.process else { return Ok(Round::new()) };
     std::thread::sleep(SETTLING);
-    let idle = process.memory();
+    let Some(idle) = running.memory() else { return Ok(Round::new()) };
     let failed = load::idle::burst(running.port, Request::Get1m.ask(), connections)?;
     Ok(Round::from([
         (Metric::Idle, megabytes(idle.now)),
-        (Metric::Peak, megabytes(process.memory().peak)),
+        (Metric::Peak, megabytes(running.memory().unwrap_or_default().peak)),
         (Metric::Errors, real(failed)),
     ]))
 }
 
 /// What memory is left.
 pub fn rested(round: &mut Round, running: &Running) {
-    let (Some(process), Some(idle)) = (&running.process, round.get(&Metric::Idle).copied()) else { return };
-    let after = megabytes(process.memory().now);
+    let (Some(memory), Some(idle)) = (running.memory(), round.get(&Metric::Idle).copied()) else { return };
+    let after = megabytes(memory.now);
     round.insert(Metric::After, after);
     round.insert(Metric::Kept, after / idle);
 }
@@ -201,21 +195,20 @@ pub fn rested(round: &mut Round, running: &Running) {
 /// # Errors
 /// The load cannot be sent.
 pub fn soak(running: &Running, dir: &Path) -> Result<Round> {
-    let Some(process) = &running.process else { return Ok(Round::new()) };
     let port = running.port;
     let ask = Request::Small.ask();
     let most = load::wrk::run(port, ask, 64, 3, false, dir)?;
     let rate = load::whole(real(most.answered) / most.seconds * 0.7);
     let (time, first) = SOAK;
     let plan = own::Plan { port, ask, rate: Some(u32::try_from(rate)?), connections: CONNECTIONS, time };
-    let before = cpu(running);
+    let before = running.cpu();
     let sender = std::thread::spawn(move || own::run(plan));
     std::thread::sleep(first);
-    let early = process.memory();
+    let early = running.memory().unwrap_or_default();
     let found = sender.join().unwrap_or_else(|_| anyhow::bail!("the load failed"))?;
     let mut round = Round::new();
     requests(&mut round, running, &found, before);
-    let late = process.memory();
+    let late = running.memory().unwrap_or_default();
     round.insert(Metric::Growth, real(late.now) / real(early.now.max(1)));
     round.insert(Metric::Peak, megabytes(late.peak));
     Ok(round)

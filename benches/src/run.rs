@@ -10,7 +10,7 @@ use crate::contestant::{Contestant, Kind, Running, Task, names};
 use crate::figures::{Metric, Round};
 use crate::measure;
 use crate::origin::Origin;
-use crate::process::{Cores, Memory, Process};
+use crate::process::{Cores, Memory};
 use crate::report::{Outcome, Row};
 use crate::scenario::{Scenario, Work};
 
@@ -146,7 +146,7 @@ impl Run<'_> {
     /// Looks at the memory of one that runs and has nothing to do, then gives it something to do.
     fn warm_up(&self, entry: &mut Entry, scenario: &Scenario, dir: &Path) -> Result<()> {
         let Some(running) = &entry.running else { return Ok(()) };
-        entry.idle = running.process.as_ref().map(Process::memory);
+        entry.idle = running.memory();
         measure::round(running, scenario.work.warm_up(), self.effort.warm_up, dir).context("while warming up")?;
         Ok(())
     }
@@ -170,9 +170,7 @@ impl Run<'_> {
             }
             work => {
                 let Some(running) = &mut entry.running else { anyhow::bail!("not started") };
-                if let Some(process) = &mut running.process {
-                    process.check()?;
-                }
+                running.check()?;
                 let mut round = measure::round(running, work, time, dir)?;
                 measure::memory(&mut round, entry.idle, running);
                 Ok(round)

@@ -166,7 +166,7 @@ fn at_most(metric: Metric, limit: f64, against: &'static [&'static str]) -> Prom
 }
 
 use Metric::{CpuPerGb, CpuPerRequest, Errors, FirstAnswer, Growth, Idle, Kept, P99, PerConnection};
-use Shape::{H1H1, H1H2, H2H1, H2H2, Policies, Tcp};
+use Shape::{H1H1, H1H2, H2H1, H2H2, MtlsH1, MtlsH2, Policies, Tcp};
 
 impl Scenario {
     fn new(name: &'static str, about: &'static str, shape: Shape, work: Work, promises: Vec<Promise>) -> Self {
@@ -266,6 +266,20 @@ fn small() -> Vec<Scenario> {
             Policies,
             wrk(Request::Small, false),
             vec![],
+        ),
+        Scenario::new(
+            "mtls-h2",
+            "two proxies with mutual TLS and HTTP/2 between them, HTTP/1.1 in and out, 64 connections; CPU and memory of both",
+            MtlsH2,
+            wrk(Request::Small, false),
+            vec![at_most(CpuPerRequest, 1.15, &["haproxy"]), at_most(CpuPerRequest, 0.40, &["envoy"])],
+        ),
+        Scenario::new(
+            "mtls-h1",
+            "the same with HTTP/1.1 between them",
+            MtlsH1,
+            wrk(Request::Small, false),
+            vec![at_most(CpuPerRequest, 0.40, &["envoy"])],
         ),
         Scenario::new("get-10k", "HTTP/1.1, answers of 10 KiB, 64 connections", H1H1, wrk(Request::Get10k, false), vec![]),
         Scenario::new("put-10k", "HTTP/1.1, requests of 10 KiB, 64 connections", H1H1, wrk(Request::Put10k, false), vec![])

@@ -127,7 +127,7 @@ fn bad_options_are_refused() {
 fn the_configurations_of_weir_are_good() {
     let dir = tempfile::tempdir().unwrap();
     let who = Contestant { name: "weir".into(), kind: Kind::Weir, program: PathBuf::new(), version: String::new() };
-    for (shape, hosts) in [(Shape::H1H1, 0), (Shape::H2H2, 3), (Shape::Tcp, 0)] {
+    for (shape, hosts) in [(Shape::H1H1, 0), (Shape::H2H2, 3), (Shape::Tcp, 0), (Shape::MtlsH2, 0), (Shape::PeerH1, 0)] {
         let text = who.config(shape, &names(hosts), dir.path(), [1001, 1002, 1003]);
         let file = dir.path().join("weir.yaml");
         std::fs::write(&file, &text).unwrap();

@@ -30,8 +30,9 @@ fn ask(port: u16, shape: Shape) -> std::io::Result<bool> {
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.set_nodelay(true)?;
     match shape {
-        Shape::Tcp => return Ok(true),
-        Shape::H1H1 | Shape::H1H2 | Shape::Policies => {
+        // Who asks for a certificate shows nothing to who has none.
+        Shape::Tcp | Shape::PeerH1 | Shape::PeerH2 => return Ok(true),
+        Shape::H1H1 | Shape::H1H2 | Shape::Policies | Shape::MtlsH1 | Shape::MtlsH2 => {
             stream.write_all(b"GET / HTTP/1.1\r\nhost: service.mesh.local\r\ncontent-length: 0\r\n\r\n")?;
         }
         // The preface and settings without a setting: who speaks HTTP/2 answers with its own.
@@ -40,8 +41,8 @@ fn ask(port: u16, shape: Shape) -> std::io::Result<bool> {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer)?;
     Ok(match shape {
-        Shape::H1H1 | Shape::H1H2 | Shape::Policies => answer.starts_with(b"HTTP/1.1 200"),
+        Shape::H1H1 | Shape::H1H2 | Shape::Policies | Shape::MtlsH1 | Shape::MtlsH2 => answer.starts_with(b"HTTP/1.1 200"),
         Shape::H2H1 | Shape::H2H2 => answer[3] == 4,
-        Shape::Tcp => true,
+        Shape::Tcp | Shape::PeerH1 | Shape::PeerH2 => true,
     })
 }

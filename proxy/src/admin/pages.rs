@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use weir_config::explain::{Asker, Question, explain};
 use weir_config::path::strip_port;
-use weir_config::snapshot::{Action, Snapshot, Target};
+use weir_config::snapshot::{Action, Snapshot, Target, UpstreamTls};
 
 use super::LogLevel;
 use crate::lifecycle::Ask;
@@ -241,6 +241,11 @@ impl Pages {
         json!({
             "name": cluster.name,
             "protocol": format!("{:?}", cluster.protocol).to_lowercase(),
+            "tls": cluster.tls.as_ref().map(|tls| match tls {
+                UpstreamTls::Mesh { peers: None } => json!({ "mesh": "own trust domain" }),
+                UpstreamTls::Mesh { peers: Some(peers) } => json!({ "mesh": peers.iter().map(ToString::to_string).collect::<Vec<_>>() }),
+                UpstreamTls::Server(server) => json!({ "server_name": server.name, "insecure": server.insecure }),
+            }),
             "balance": format!("{:?}", cluster.balance),
             "connect_timeout_ms": u64::try_from(cluster.connect_timeout.as_millis()).unwrap_or(u64::MAX),
             "endpoints": endpoints.collect::<Vec<_>>(),

@@ -34,6 +34,9 @@ enum Command {
         /// Send this many requests a second to the route, so that there is something to see. 0 sends none.
         #[arg(long, default_value_t = 0)]
         rate: u32,
+        /// Two services with a sidecar each, and mutual TLS between the sidecars.
+        #[arg(long)]
+        mtls: bool,
         /// Print one JSON object a second instead of the live view.
         #[arg(long)]
         json: bool,
@@ -142,7 +145,7 @@ enum Command {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Demo { port, rate, json } => crate::demo::main(port, rate, json),
+        Command::Demo { port, rate, mtls, json } => crate::demo::main(port, rate, json, mtls),
         Command::Run { config, log, json, command } => run::main(&config, &log, json, &command),
         Command::Wait { address, timeout } => probe::wait(&address, std::time::Duration::from_secs(timeout)),
         Command::Health { address } => probe::health(&address),

@@ -29,6 +29,7 @@ pub(super) struct Backend {
 struct Seen {
     count: AtomicU64,
     ids: Mutex<VecDeque<String>>,
+    caller: Mutex<Option<String>>,
 }
 
 impl Backend {
@@ -51,16 +52,32 @@ impl Backend {
         self.seen.count.load(Ordering::Relaxed)
     }
 
+    /// Who called last, as far as it was told.
+    pub(super) fn caller(&self) -> Option<String> {
+        self.seen.caller.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The newest request ids, newest first.
     pub(super) fn ids(&self) -> Vec<String> {
         self.seen.ids.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
+/// Who called, if the sidecar in front tells it.
+fn caller(request: &Request<Incoming>) -> Option<String> {
+    let told = request.headers().get("x-forwarded-client-cert")?.to_str().ok()?;
+    told.split(';').find_map(|part| part.strip_prefix("URI=")).map(str::to_owned)
+}
+
 async fn serve(name: &'static str, stream: TcpStream, seen: Arc<Seen>) {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("-").to_owned();
-        let body = format!("hello from {name}, request {id}\n");
+        let caller = caller(&request);
+        let to = caller.as_ref().map(|caller| format!(" to {caller}")).unwrap_or_default();
+        let body = format!("hello from {name}{to}, request {id}\n");
+        if caller.is_some() {
+            *seen.caller.lock().unwrap_or_else(PoisonError::into_inner) = caller;
+        }
         seen.count.fetch_add(1, Ordering::Relaxed);
         let mut ids = seen.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.push_front(id);

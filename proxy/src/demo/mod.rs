@@ -4,6 +4,7 @@
 //! numbers on the screen are read from its own metrics and from what the backends saw.
 
 mod backend;
+mod mesh;
 mod view;
 
 use std::net::SocketAddr;
@@ -13,13 +14,14 @@ use std::time::Duration;
 
 use weir_control::Applier;
 
+use crate::admin::LogLevel;
 use crate::app::App;
 use crate::cli::{fail, start_logging};
 use crate::lifecycle::Signals;
 use backend::Backend;
 
 /// Runs the demo.
-pub fn main(port: u16, rate: u32, json: bool) -> ExitCode {
+pub fn main(port: u16, rate: u32, json: bool, mtls: bool) -> ExitCode {
     let level = match start_logging("warn", json) {
         Ok(level) => level,
         Err(why) => return fail(&why),
@@ -28,33 +30,40 @@ pub fn main(port: u16, rate: u32, json: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the control thread cannot start: {error}")),
     };
-    let ended = runtime.block_on(async {
-        let backends = [Backend::start("v1").await?, Backend::start("v2").await?];
-        let text = configuration(port, &backends);
-        let applier = Applier::new("the demo's configuration", text.clone()).map_err(|mistakes| {
-            let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-            anyhow::anyhow!("the demo's configuration is wrong: {}", lines.join("; "))
-        })?;
-        let mut signals = Signals::new()?;
-        let app = App::start(applier, None, level, &mut signals).await?;
-        let address = app.address("demo").unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)));
-        if !json {
-            view::introduce(address, &text);
-        }
-        if rate > 0 {
-            tokio::spawn(backend::load(address, rate));
-        }
-        let screen = tokio::spawn(view::run(Arc::clone(app.shared()), backends, json));
-        let served = app.serve(&[], signals).await.map(drop);
-        screen.abort();
-        let _ = screen.await;
-        served
-    });
+    let ended = runtime
+        .block_on(async { if mtls { mesh::run(port, rate, json, level).await } else { split(port, rate, json, level).await } });
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}; try `weir demo --port 0`")),
     }
+}
+
+/// Two versions of a service, and a weight on each.
+async fn split(port: u16, rate: u32, json: bool, level: LogLevel) -> anyhow::Result<()> {
+    let backends = [Backend::start("v1").await?, Backend::start("v2").await?];
+    let text = configuration(port, &backends);
+    let mut signals = Signals::new()?;
+    let app = App::start(begin("the demo's configuration", &text)?, None, level, &mut signals).await?;
+    let address = app.address("demo").unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)));
+    if !json {
+        view::introduce(address, &text);
+    }
+    if rate > 0 {
+        tokio::spawn(backend::load(address, rate));
+    }
+    let screen = tokio::spawn(view::run(Arc::clone(app.shared()), backends, json));
+    let served = app.serve(&[], signals).await.map(drop);
+    screen.abort();
+    let _ = screen.await;
+    served
+}
+
+fn begin(name: &'static str, text: &str) -> anyhow::Result<Applier> {
+    Applier::new(name, text.to_owned()).map_err(|mistakes| {
+        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{name} is wrong: {}", lines.join("; "))
+    })
 }
 
 fn configuration(port: u16, backends: &[Backend; 2]) -> String {

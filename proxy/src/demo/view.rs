@@ -116,7 +116,7 @@ fn human(now: &Sample, backends: &[Backend], colours: bool) -> String {
 }
 
 /// Writes to standard output; a closed one is no reason to stop serving.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -171,6 +171,7 @@ fn clusters(out: &mut Text, metrics: &Metrics) {
         out.line(name, &[("cluster", cluster), ("reason", "error")], sum(shards, |s| &s.failed));
         out.line(name, &[("cluster", cluster), ("reason", "timeout")], sum(shards, |s| &s.timed_out));
     }
+    upstream_tls(out, &rows);
     let name = "weir_upstream_retries_total";
     out.head(name, "counter", "Attempts after the first: asked for by a rule, or free because nothing was processed.");
     for (cluster, shards) in &rows {
@@ -183,6 +184,20 @@ fn clusters(out: &mut Text, metrics: &Metrics) {
     for (cluster, shards) in &rows {
         for denied in Denied::ALL {
             out.line(name, &[("cluster", cluster), ("reason", denied.word())], sum(shards, |s| &s.denied[denied as usize]));
+        }
+    }
+}
+
+/// Only what there is: most clusters speak no TLS, and most reasons never come about.
+fn upstream_tls(out: &mut Text, rows: &[(Box<str>, Vec<Arc<ClusterShard>>)]) {
+    let name = "weir_upstream_tls_handshakes_total";
+    out.head(name, "counter", "TLS handshakes with upstreams, by result.");
+    for (cluster, shards) in rows {
+        let made = ("ok", sum(shards, |s| &s.handshakes));
+        let failed =
+            Refusal::ALL.iter().map(|refusal| (refusal.code(), sum(shards, |s| &s.handshakes_failed[*refusal as usize])));
+        for (result, count) in std::iter::once(made).chain(failed).filter(|(_, count)| *count > 0) {
+            out.line(name, &[("cluster", cluster), ("result", result)], count);
         }
     }
 }

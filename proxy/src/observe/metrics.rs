@@ -90,6 +90,10 @@ pub struct ClusterShard {
     pub failed: Cell,
     /// Failed to open in time.
     pub timed_out: Cell,
+    /// TLS handshakes that were made.
+    pub handshakes: Cell,
+    /// TLS handshakes that failed, by reason.
+    pub handshakes_failed: [Cell; Refusal::ALL.len()],
     /// Attempts that a rule's `retry` asked for.
     pub retries: Cell,
     /// Requests sent again because they were provably not processed.

@@ -255,14 +255,15 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
     let Some(tls) = &cluster.tls else { return Ok(Socket::Plain(stream)) };
     // Boxed, for a handshake is rare and its state large.
     let secured = Box::pin(handshake::connect(stream, &endpoint.tls, tls, offer));
-    match tokio::time::timeout_at(until, secured).await {
-        Ok(Ok(socket)) => Ok(socket),
-        Ok(Err(refusal)) => {
+    let secured = tokio::time::timeout_at(until, secured).await.unwrap_or(Err(Refusal::TimedOut));
+    match &secured {
+        Ok(_) => endpoint.shard.handshakes.add(1),
+        Err(refusal) => {
+            endpoint.shard.handshakes_failed[*refusal as usize].add(1);
             tracing::warn!(cluster = %cluster.name, %address, reason = refusal.code(), "no TLS connection: {refusal}");
-            Err(Fault::UpstreamTls(refusal))
         }
-        Err(_) => Err(Fault::UpstreamTls(Refusal::TimedOut)),
     }
+    secured.map_err(Fault::UpstreamTls)
 }
 
 /// Opens a connection for a tunnel.

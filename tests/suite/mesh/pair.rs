@@ -1,10 +1,15 @@
 //! Two sidecars with mutual TLS between them.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::origin::full;
 use weir_tests::raw::Connection;
+use weir_tests::weir::binary;
 use weir_tests::{Origin, Recorder, Result, Trial, Weir, mesh, same, test, two};
 
 use super::{CART, PAY, inbound, member, outbound, outbound_tcp};
@@ -14,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         test("mesh::an_app_hears_who_calls_and_in_its_own_protocol", app_hears),
         test("mesh::a_permissive_port_tells_three_kinds_of_callers_apart", permissive),
         test("mesh::a_server_that_speaks_first_is_heard", server_first),
+        test("mesh::the_demo_of_two_services_says_who_calls", demo),
     ];
     for (inner, outer) in [("strict", "mesh"), ("permissive", "mesh")] {
         trials.push(test(&format!("mesh::bulk_arrives_whole_{inner}"), move || bulk(inner, outer)));
@@ -180,5 +186,27 @@ async fn bulk(inner: &'static str, outer: &'static str) -> Result {
         same!((protocol, answer.status), (protocol, 200));
         assert!(answer.body.ends_with(&body), "{protocol}: {} of {SIZE} bytes came back", answer.body.len());
     }
+    Ok(())
+}
+
+/// One command: two services, two sidecars.
+async fn demo() -> Result {
+    let mut command = Command::new(binary());
+    command.args(["demo", "--mtls", "--port", "0", "--rate", "100", "--json"]).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
+    let told = loop {
+        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await??.ok_or("the demo ended")?;
+        let told: serde_json::Value = serde_json::from_str(&line)?;
+        if told["requests"].as_u64().is_some_and(|requests| requests >= 100) {
+            break told;
+        }
+    };
+    same!(told["caller"].as_str(), Some("spiffe://demo.example/ns/demo/sa/cart"));
+    assert!(told["mtls_connections"].as_u64().is_some_and(|count| count >= 1) && told["refused_in_the_clear"] == 0, "{told}");
+    let pid = i32::try_from(child.id().ok_or("no process")?)?;
+    // SAFETY: kill has no memory effects; the pid is of a child that has not been waited for.
+    same!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
+    same!(tokio::time::timeout(Duration::from_secs(20), child.wait()).await??.code(), Some(0));
     Ok(())
 }

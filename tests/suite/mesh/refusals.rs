@@ -117,6 +117,8 @@ async fn servers() -> Result {
             let code = format!("upstream_tls_{why}");
             same!((place, answer.status, answer.header("x-weir-error")), (place, 503, Some(code.as_str())));
         }
+        let result = format!("\"{}\"", if why.is_empty() { "ok" } else { why });
+        assert!(caller.metric("weir_upstream_tls_handshakes_total", &result).await? >= 1.0, "{result}");
     }
     Ok(())
 }
