@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use weir_config::spiffe::SpiffeId;
 
+use crate::ca::serve::{Grant, Issuer};
 use crate::ca::{Authority, write};
 
 /// What to do.
@@ -37,12 +38,33 @@ pub(super) enum Action {
         #[arg(long, default_value = "24h", value_parser = super::life)]
         ttl: Duration,
     },
+    /// Issue certificates to the processes of this machine, by their users, and renew each at half of its life: the SPIFFE
+    /// Workload API, for `identity.workload_api`.
+    Serve {
+        /// The authority.
+        #[arg(long, default_value = "ca", value_name = "DIR")]
+        dir: PathBuf,
+        /// Where processes ask.
+        #[arg(long, default_value = "ca/workload.sock", value_name = "PATH")]
+        socket: PathBuf,
+        /// Whom a user's processes are, for example `1000=/ns/shop/sa/cart`; `*=...` is for any user. The first that fits counts;
+        /// may be repeated.
+        #[arg(long = "allow", value_name = "USER=ID", required = true, value_parser = Grant::parse)]
+        grants: Vec<Grant>,
+        /// How long certificates are valid.
+        #[arg(long, default_value = "1h", value_parser = super::life)]
+        ttl: Duration,
+    },
 }
 
 pub(super) fn main(action: &Action) -> ExitCode {
     let done = match action {
         Action::Init { trust_domain, dir } => init(trust_domain, dir),
         Action::Issue { id, dir, out, ttl } => issue(id, dir, out, *ttl),
+        Action::Serve { dir, socket, grants, ttl } => {
+            let issuer = Issuer { dir: dir.clone(), ttl: *ttl, grants: grants.clone() };
+            serve(issuer, socket).map(|()| String::new())
+        }
     };
     match done {
         Ok(said) => super::print(&said),
@@ -81,4 +103,10 @@ fn issue(id: &str, dir: &Path, out: &Path, ttl: Duration) -> anyhow::Result<Stri
     Ok(format!(
         "{id}, valid until {until}\nidentity: {{ files: {{ cert: {out}/tls.crt, key: {out}/tls.key, trust: {out}/ca.crt }} }}\n"
     ))
+}
+
+fn serve(issuer: Issuer, socket: &Path) -> anyhow::Result<()> {
+    super::start_logging("info", false).map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(crate::ca::serve::serve(issuer, socket))
 }

@@ -30,8 +30,9 @@ pub fn main(port: u16, rate: u32, json: bool, mtls: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the control thread cannot start: {error}")),
     };
-    let ended = runtime
-        .block_on(async { if mtls { mesh::run(port, rate, json, level).await } else { split(port, rate, json, level).await } });
+    let ended = runtime.block_on(async {
+        if mtls { Box::pin(mesh::run(port, rate, json, level)).await } else { Box::pin(split(port, rate, json, level)).await }
+    });
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,31 +27,38 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// The largest message that is taken.
 const MAX_MESSAGE: usize = 4 << 20;
 
+/// The one call that is made.
+pub const FETCH: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
+
 /// `X509SVIDResponse`.
 #[derive(Clone, PartialEq, Message)]
-struct Svids {
+pub struct Svids {
+    /// The identities; the first is the one to use.
     #[prost(message, repeated, tag = "1")]
-    svids: Vec<Svid>,
+    pub svids: Vec<Svid>,
+    /// Revoked certificates.
     #[prost(bytes = "bytes", repeated, tag = "2")]
-    crl: Vec<Bytes>,
+    pub crl: Vec<Bytes>,
+    /// The roots of other trust domains, by name.
     #[prost(map = "string, bytes", tag = "3")]
-    federated_bundles: std::collections::HashMap<String, Vec<u8>>,
+    pub federated_bundles: std::collections::HashMap<String, Vec<u8>>,
 }
 
 /// `X509SVID`.
 #[derive(Clone, PartialEq, Message)]
-struct Svid {
+pub struct Svid {
+    /// Whom it names.
     #[prost(string, tag = "1")]
-    spiffe_id: String,
+    pub spiffe_id: String,
     /// The chain, leaf first, one certificate after the other in DER.
     #[prost(bytes = "bytes", tag = "2")]
-    x509_svid: Bytes,
+    pub x509_svid: Bytes,
     /// Its key in PKCS #8.
     #[prost(bytes = "bytes", tag = "3")]
-    x509_svid_key: Bytes,
+    pub x509_svid_key: Bytes,
     /// The roots of its trust domain in DER.
     #[prost(bytes = "bytes", tag = "4")]
-    bundle: Bytes,
+    pub bundle: Bytes,
 }
 
 /// Takes whatever the agent gives; never ends.
@@ -89,7 +96,7 @@ async fn call(socket: &Path, holder: &Holder) -> anyhow::Result<Never> {
 }
 
 async fn answers(client: h2::client::SendRequest<Bytes>, holder: &Holder) -> anyhow::Result<Never> {
-    let request = Request::post("http://localhost/SpiffeWorkloadAPI/FetchX509SVID")
+    let request = Request::post(format!("http://localhost{FETCH}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         // Without it the agent refuses: it shows that no browser was tricked into calling (Workload Endpoint, section 4).

@@ -1,10 +1,13 @@
 //! An identity that an agent gives: awaited, renewed under load, kept when the agent is gone.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::process::{Child, Command};
 use weir_tests::mesh::{self, Authority, Says};
+use weir_tests::weir::binary;
 use weir_tests::workload::{Agent, socket, svid};
 use weir_tests::{Origin, Result, Trial, Weir, same, soak, test, until};
 
@@ -16,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         test("mesh::workload::an_agent_is_awaited_and_its_word_renewed_under_load", renewed),
         test("mesh::workload::what_an_agent_gave_last_serves_on_without_it", gone),
         test("mesh::workload::what_cannot_be_used_changes_nothing", useless),
+        test("mesh::workload::an_issuer_renews_what_it_issued", issuer),
     ]
 }
 
@@ -126,4 +130,47 @@ async fn useless() -> Result {
 
 fn another_pair(authority: &Authority) -> Result<mesh::Pair> {
     authority.issue(&Says::id(PAY))
+}
+
+/// `weir ca serve`, until it is dropped.
+fn issue(dir: &Path, socket: &Path, allow: &str, ttl: &str) -> Result<Child> {
+    let mut command = Command::new(binary());
+    command.args(["ca", "serve", "--allow", allow, "--ttl", ttl, "--dir"]).arg(dir.join("ca"));
+    command.arg("--socket").arg(socket).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    Ok(command.spawn()?)
+}
+
+async fn weir(dir: &Path, arguments: &[&str]) -> Result {
+    let done = Command::new(binary()).args(arguments).current_dir(dir).output().await?;
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+/// A sidecar without a file: known by its user, served through several lives of its certificates, refused when it is nobody.
+async fn issuer() -> Result {
+    let dir = tempfile::tempdir()?;
+    weir(dir.path(), &["ca", "init", "shop.example"]).await?;
+    weir(dir.path(), &["ca", "issue", "/ns/shop/sa/cart"]).await?;
+    let socket = socket(dir.path());
+    // SAFETY: getuid has no memory effects and cannot fail.
+    let own = unsafe { libc::getuid() };
+    let nobody = issue(dir.path(), &socket, &format!("{}=/ns/shop/sa/pay", own + 1), "2s")?;
+    let app = Origin::text("hello").await?;
+    let yaml = inbound(&socket, app.address);
+    let starting = tokio::spawn(async move { Weir::start(&yaml).await });
+    until("the issuer is there", async || socket.exists()).await?;
+    drop(nobody);
+    let _issuer = issue(dir.path(), &socket, &format!("{own}=/ns/shop/sa/pay"), "2s")?;
+    let callee = starting.await??;
+    let files = mesh::Files { dir: dir.path().join("tls") };
+    let outer = super::outbound(&files, callee.address("in"), "tls: mesh, protocol: http1, idle_timeout: 20ms");
+    let caller = Weir::start(&outer).await?;
+    let running = under_load(&caller);
+    // Half a life is a second: this is two lives and a half.
+    let before = taken(&callee).await;
+    until("five renewals", async || taken(&callee).await >= before + 5.0).await?;
+    running.stop().await.faultless()?;
+    let certs: serde_json::Value = serde_json::from_str(&callee.admin("/certs").await?)?;
+    same!((certs["identity"].as_str(), certs["valid"].as_bool()), (Some(PAY), Some(true)));
+    Ok(())
 }

@@ -4,6 +4,8 @@
 //! Files are replaced whole, the key before the certificate, and keys are readable by their owner only. Who may have which
 //! certificate is decided by who may read the directory.
 
+pub mod serve;
+
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
