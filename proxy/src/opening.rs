@@ -161,6 +161,15 @@ pub async fn client_hello(stream: &mut Socket, begun: &mut BytesMut, member: &Me
     read_until(stream, begun, member, &mut patience, |begun| judge_hello(&mut acceptor, &mut fed, begun)).await
 }
 
+/// What bytes show that come in these pieces; `None` if more must come. For fuzzers.
+pub fn hello_of(pieces: &[&[u8]]) -> Option<Hello> {
+    let (mut acceptor, mut fed, mut begun) = (Acceptor::default(), 0, Vec::new());
+    pieces.iter().find_map(|piece| {
+        begun.extend_from_slice(piece);
+        judge_hello(&mut acceptor, &mut fed, &begun)
+    })
+}
+
 /// A TLS record that carries a handshake begins so: its type, and the first byte of a version.
 const HANDSHAKE: [u8; 2] = [22, 3];
 

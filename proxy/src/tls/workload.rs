@@ -163,7 +163,10 @@ fn next_message(unread: &mut BytesMut) -> anyhow::Result<Option<Bytes>> {
 }
 
 /// What an identity is made of. The first SVID is the one to use (SPIFFE Workload API, section 5.3).
-fn parts(message: &Bytes) -> anyhow::Result<Parts> {
+///
+/// # Errors
+/// What is missing, or cannot be read.
+pub fn parts(message: &Bytes) -> anyhow::Result<Parts> {
     let Svids { svids, crl, federated_bundles } = Svids::decode(message.clone()).context("the message cannot be read")?;
     let svid = svids.into_iter().next().context("there is no SVID in the message")?;
     let id = SpiffeId::parse(&svid.spiffe_id).map_err(|why| anyhow::anyhow!("`{}` is no SPIFFE ID: {why}", svid.spiffe_id))?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use weir_tests::echo::{self, Echo};
 use weir_tests::load::{Load, Running};
 use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::raw::Connection;
@@ -15,6 +16,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         test("mesh::certificates_change_under_load", certificates),
         test("mesh::roots_change_under_load", roots),
+        test("mesh::long_streams_outlive_certificates", streams),
         test("mesh::a_listener_goes_from_plain_to_strict_under_load", migration),
     ]
 }
@@ -74,6 +76,45 @@ async fn certificates() -> Result {
         renew(caller, cart, &authority, CART).await?;
     }
     running.stop().await.faultless()
+}
+
+/// A tunnel over HTTP/1.1 and an upload over HTTP/2 that go on while certificates are replaced, and the root with them.
+async fn streams() -> Result {
+    let dir = tempfile::tempdir()?;
+    let (old, new) = (Authority::new("shop.example")?, Authority::new("shop.example")?);
+    let cart = super::member(&old, &dir.path().join("cart"), CART)?;
+    let pay = super::member(&old, &dir.path().join("pay"), PAY)?;
+    let (echo, collects) = (Echo::upgraded().await?, Origin::echo().await?);
+    let yaml = |app, tls: &str| (inbound(&pay, app, "tls: strict"), format!("tls: mesh, protocol: {tls}"));
+    let (inner, outer) = yaml(echo.address, "http1");
+    let callee = Weir::start(&inner).await?;
+    let caller = Weir::start(&outbound(&cart, callee.address("in"), &outer)).await?;
+    let mut tunnel = echo::upgrade(caller.address("out")).await?;
+    let (inner, outer) = yaml(collects.address, "http2");
+    let second_callee = Weir::start(&inner).await?;
+    let second_caller = Weir::start(&outbound(&cart, second_callee.address("in"), &outer)).await?;
+    let mut upload = Connection::open(second_caller.address("out")).await?;
+    upload.send("POST / HTTP/1.1\r\nhost: pay\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+
+    // In the end nobody believes the root by which both were let in.
+    for round in 0..3 {
+        let authority = if round == 2 { &new } else { &old };
+        for (weirs, files, id) in [([&callee, &second_callee], &pay, PAY), ([&caller, &second_caller], &cart, CART)] {
+            let before = [taken(weirs[0]).await, taken(weirs[1]).await];
+            Files::write(&files.dir, &authority.issue(&Says::id(id))?, authority.root())?;
+            for (weir, before) in weirs.iter().zip(before) {
+                until("the new certificate is in use", async || taken(weir).await > before).await?;
+            }
+            tunnel.send("still here").await?;
+            same!(tunnel.exactly(10).await?, b"still here");
+            upload.send("a\r\nstill here\r\n").await?;
+        }
+    }
+    upload.send("0\r\n\r\n").await?;
+    let answer = upload.response(false).await?;
+    same!(answer.status, 200);
+    assert!(answer.text().ends_with(&"still here".repeat(6)), "{}", answer.text());
+    Ok(())
 }
 
 /// Old, both, new: first what is believed, then who one is, then what is not believed any more.
