@@ -50,6 +50,9 @@ impl Grant {
             "*" => None,
             number => Some(number.parse().map_err(|_| format!("`{number}` is not the number of a user; {example}"))?),
         };
+        if !path.starts_with('/') {
+            return Err(format!("`{path}` is not the path of an ID; {example}"));
+        }
         SpiffeId::parse(&format!("spiffe://x{path}")).map_err(|why| format!("`{path}`: {why}; {example}"))?;
         Ok(Self { user, path: path.to_owned() })
     }
