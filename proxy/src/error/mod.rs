@@ -403,8 +403,8 @@ impl Fault {
                     S::FORBIDDEN,
                     G::PermissionDenied,
                     Flag::DownstreamProtocolError,
-                    "the caller speaks in the clear, and the listener's tls is strict",
-                    "Give the caller a sidecar, or set `tls: permissive` until every caller has one.",
+                    "the caller speaks in the clear, and the listener asks for TLS",
+                    "Give the caller a sidecar, or set `tls: permissive` until every caller has one (`weir advise strict`). At the edge, call it by https.",
                 )
             },
             // Which policy it was is no affair of the caller's.

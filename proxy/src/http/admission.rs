@@ -26,11 +26,10 @@ pub(super) fn admit(
 ) -> Result<(), Fault> {
     let listener = current.prepared.snapshot().listener(current.id);
     // A connection that was opened in the clear is served until the listener is strict.
+    let in_the_clear = connection.peer.is_none() && !connection.caller.is_encrypted();
     match listener.tls {
-        CallerTls::Strict if connection.peer.is_none() => {
-            connection.listener.shard.plaintext_refused.add(1);
-            return Err(Fault::Plaintext);
-        }
+        CallerTls::Strict if connection.peer.is_none() => return Err(plaintext(connection)),
+        CallerTls::Edge if in_the_clear => return Err(plaintext(connection)),
         // It may have been open before.
         CallerTls::Permissive if connection.peer.is_none() => connection.note(Speaks::Plaintext),
         CallerTls::Off | CallerTls::Permissive | CallerTls::Strict | CallerTls::Edge => {}
@@ -42,6 +41,11 @@ pub(super) fn admit(
     let request = Request { method: &head.method, path: &path, received: head.uri.path(), headers: &head.headers };
     let host = normalise_host(request::authority(head)?);
     judge(connection, current, Some(&host), Some(request), log)
+}
+
+fn plaintext(connection: &Connection) -> Fault {
+    connection.listener.shard.plaintext_refused.add(1);
+    Fault::Plaintext
 }
 
 /// Whether opaque bytes may come, for this host if it can be seen.

@@ -56,6 +56,11 @@ impl Caller {
         Self { address, value, trusted, encrypted, certificate }
     }
 
+    /// Whether it came over TLS that is no affair of the mesh.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
     /// What it speaks, in a URL. The mesh's TLS is not seen by apps, whose `http` it carries.
     pub fn scheme(&self) -> &'static str {
         if self.encrypted { "https" } else { "http" }
@@ -70,6 +75,11 @@ impl Caller {
     pub fn is_left_alone(&self) -> bool {
         self.trusted && matches!(self.certificate, Claim::Kept)
     }
+}
+
+/// Removes what a caller says of its own certificate.
+pub fn disclaim(headers: &mut HeaderMap) {
+    headers.remove(&CERTIFICATE);
 }
 
 /// Tells the upstream about the caller. `host` is the host that the caller asked for.

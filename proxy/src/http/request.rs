@@ -15,7 +15,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Response, StatusCode, Uri, Version};
 use weir_config::path::{normalise, normalise_host};
 use weir_config::schema::{ForwardingHeaders, UpstreamProtocol};
-use weir_config::snapshot::{Action, Backend, Rewrite, Rule, RuleId, UpstreamTls};
+use weir_config::snapshot::{Action, Backend, CallerTls, Rewrite, Rule, RuleId, UpstreamTls};
 use weir_config::{Decision, Facts, NoRoute, decide};
 
 use super::admission::admit;
@@ -466,7 +466,12 @@ fn body(
 fn prepare_head(connection: &Connection, current: &Current, forward: &Forward, head: &mut Parts) {
     let rule = rule_of(current, forward.rule);
     hop::remove_seen(&mut head.headers, forward.seen);
-    let forwarding = current.prepared.snapshot().listener(current.id).forwarding;
+    let listener = current.prepared.snapshot().listener(current.id);
+    let forwarding = listener.forwarding;
+    // A connection that was there before callers could show who they are has shown nothing.
+    if listener.tls == CallerTls::Permissive && connection.peer.is_none() {
+        forwarding::disclaim(&mut head.headers);
+    }
     if forwarding != ForwardingHeaders::None || !connection.caller.is_left_alone() {
         let host = forwarding::host(&head.headers, head.uri.authority());
         forwarding::apply(&mut head.headers, forwarding, &connection.caller, host.as_ref());

@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
         test_with("mesh::outside::a_server_that_asks_for_a_certificate_gets_it", &nginx, client_certificate),
         test_with("mesh::outside::tls_1_2_is_for_who_asks_for_it", &nginx, old_version),
         test_with("mesh::outside::real_callers_at_the_edge", &[Peer::Program("curl")], edge),
+        test("mesh::outside::an_edge_serves_nobody_in_the_clear_whenever_opened", late_edge),
         test("mesh::outside::files_that_cannot_be_used_reject_the_configuration", bad_files),
     ]
 }
@@ -174,6 +175,26 @@ async fn edge() -> Result {
     same!(curl(&renewed, address, &[]).await?.err(), Some(60));
     files(dir.path(), "edge", &other.issue(&Says::host("shop.example"))?)?;
     until("the renewed certificate", async || curl(&renewed, address, &[]).await.is_ok_and(|got| got.is_ok())).await?;
+    Ok(())
+}
+
+/// A connection that was there before the certificate was gets no further answer but that.
+async fn late_edge() -> Result {
+    let dir = tempfile::tempdir()?;
+    let authority = Authority::new("shop.example")?;
+    let (cert, key) = files(dir.path(), "edge", &authority.issue(&Says::host("shop.example"))?)?;
+    let app = Origin::text("app").await?;
+    let with = at_the_edge(&cert, &key, app.address, "");
+    let without = with.split(", tls:").next().unwrap_or_default().to_owned() + " }]\n";
+    let weir = Weir::start(&without).await?;
+    let mut early = Connection::open(weir.address("edge")).await?;
+    early.send("GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await?;
+    same!(early.response(false).await?.status, 200);
+    weir.reload(&with).await?;
+    early.send("GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await?;
+    let answer = early.response(false).await?;
+    same!((answer.status, answer.header("x-weir-error")), (403, Some("plaintext")));
+    same!(app.count(), 1);
     Ok(())
 }
 
