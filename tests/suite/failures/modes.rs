@@ -53,9 +53,10 @@ const USUAL: Mode = Mode {
     explains: Explains::Limit("idle", "300s"),
 };
 
-const MODES: [Mode; 17] = [
+const MODES: [Mode; 18] = [
     Mode { name: "no_route", code: "no_route", host: "nobody", explains: Explains::Error, ..USUAL },
     Mode { name: "no_rule", code: "no_rule", explains: Explains::Error, ..USUAL },
+    Mode { name: "denied", code: "denied", explains: Explains::Error, ..USUAL },
     Mode { name: "no_endpoint", code: "no_endpoint", cluster: "empty", explains: Explains::NoEndpoint, ..USUAL },
     Mode { name: "dns_failure", code: "dns_failure", cluster: "unknown", explains: Explains::Out, ..USUAL },
     Mode {
@@ -173,6 +174,8 @@ routes:
   silent: {{ endpoints: ['{3}'], connect_timeout: 100ms }}
   empty: {{ endpoints: [] }}
   unknown: {{ endpoints: ['gone.test:80'] }}
+authorization:
+  - {{ name: nobody, listeners: [out], action: deny, to: [{{ paths: [{{ exact: /denied }}] }}] }}
 ",
             self.dns.address, faulty.address, self.refusing.address, self.silent.address
         )
