@@ -4,8 +4,8 @@
 //! and `explain` ask the same function.
 //!
 //! An app may read a request in another way than weir does: decode `%2F` or not, take the first of two header fields or the
-//! last. So a condition does not hold or fail but holds, fails, or may be either ([`Truth`]): a policy that denies takes the
-//! doubt for a yes, one that allows for a no. What breaks if this is changed carelessly: whoever finds a way of writing a
+//! last. So a condition does not hold or fail but holds, fails, or may be either ([`Truth`]): a policy that denies or audits
+//! takes the doubt for a yes, one that allows for a no. What breaks if this is changed carelessly: whoever finds a way of writing a
 //! request that one side reads otherwise walks past a policy. `tests/suite/mesh/authorization` and the property tests
 //! here are about that.
 
@@ -208,8 +208,8 @@ pub fn authorize<R: Reasons>(snapshot: &Snapshot, listener: ListenerId, call: &C
         let policy = snapshot.policy(id);
         let (from, to) = (policy.is_from(&call.caller), policy.is_to(call, readings.as_ref()));
         let holds = match policy.action {
-            PolicyAction::Allow | PolicyAction::Audit => from.min(to) == Truth::Yes,
-            PolicyAction::Deny => from.min(to) != Truth::No,
+            PolicyAction::Allow => from.min(to) == Truth::Yes,
+            PolicyAction::Deny | PolicyAction::Audit => from.min(to) != Truth::No,
         };
         if R::WANTED {
             reasons.note(Reason::Policy { policy: id, from, to, holds });

@@ -38,7 +38,7 @@ pub enum PolicyAction {
     Allow,
     /// The call is refused: 403, PERMISSION_DENIED for gRPC, a reset for opaque TCP.
     Deny,
-    /// The access log's line names it; nothing else happens.
+    /// The access log's line names it, also where an app might read the request so that it holds; nothing else happens.
     Audit,
 }
 

@@ -4,7 +4,7 @@
 //! once and a new one whenever half the life of the last has passed. The authority's files are read anew each time, so a new
 //! root is taken without a restart.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -81,14 +81,17 @@ pub async fn serve(issuer: Issuer, socket: &Path) -> anyhow::Result<()> {
     let mut connections = JoinSet::new();
     tracing::info!(socket = %socket.display(), "issuing");
     loop {
-        let place = Arc::clone(&free).acquire_owned().await?;
+        let accept = async {
+            let place = Arc::clone(&free).acquire_owned().await.map_err(std::io::Error::other)?;
+            listener.accept().await.map(|(stream, _)| (stream, place))
+        };
         let accepted = tokio::select! {
             _ = terminate.recv() => break,
             _ = tokio::signal::ctrl_c() => break,
-            accepted = listener.accept() => accepted,
+            accepted = accept => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, place)) => {
                 let issuer = Arc::clone(&issuer);
                 connections.spawn(async move {
                     if let Err(error) = converse(stream, &issuer).await {
@@ -108,15 +111,20 @@ pub async fn serve(issuer: Issuer, socket: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A socket that nobody serves any more is replaced.
+/// A socket that nobody serves any more is replaced; whatever else is there is not.
 async fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
-    if UnixStream::connect(socket).await.is_ok() {
-        bail!("{} is served already", socket.display());
+    if let Ok(found) = std::fs::symlink_metadata(socket) {
+        if !found.file_type().is_socket() {
+            bail!("{} is there already, and is no socket; give another --socket", socket.display());
+        }
+        if UnixStream::connect(socket).await.is_ok() {
+            bail!("{} is served already", socket.display());
+        }
+        std::fs::remove_file(socket).with_context(|| format!("cannot replace {}", socket.display()))?;
     }
     if let Some(dir) = socket.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     // Everybody may ask; what is answered depends on who asks.
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;

@@ -306,6 +306,8 @@ pub const GROUPS: &[Group] = &[
             case("other", "POST / app", "audited by writes, foreign"),
             case("cart", "DELETE / app", "denied by no-delete; audited by writes"),
             case("nobody", "tcp", "audited by foreign"),
+            // An app may take it for GET, or not.
+            case("cart", "get / app", "audited by writes"),
         ],
     },
 ];
