@@ -154,12 +154,13 @@ async fn issuer() -> Result {
     let socket = socket(dir.path());
     // SAFETY: getuid has no memory effects and cannot fail.
     let own = unsafe { libc::getuid() };
-    let nobody = issue(dir.path(), &socket, &format!("{}=/ns/shop/sa/pay", own + 1), "2s")?;
+    let mut nobody = issue(dir.path(), &socket, &format!("{}=/ns/shop/sa/pay", own + 1), "2s")?;
     let app = Origin::text("hello").await?;
     let yaml = inbound(&socket, app.address);
     let starting = tokio::spawn(async move { Weir::start(&yaml).await });
     until("the issuer is there", async || socket.exists()).await?;
-    drop(nobody);
+    // To its end: the next one would refuse a socket that is still served.
+    nobody.kill().await?;
     let _issuer = issue(dir.path(), &socket, &format!("{own}=/ns/shop/sa/pay"), "2s")?;
     let callee = starting.await??;
     let files = mesh::Files { dir: dir.path().join("tls") };
