@@ -7,6 +7,7 @@ mod errors;
 mod explain;
 mod logging;
 mod probe;
+mod redirect;
 mod reference;
 mod run;
 
@@ -135,6 +136,11 @@ enum Command {
         #[command(subcommand)]
         action: ca::Action,
     },
+    /// The rules by which the kernel hands a service's connections to weir, without the service knowing.
+    Redirect {
+        #[command(subcommand)]
+        command: redirect::Command,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -169,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Errors { .. } => print(&(errors::codes().join("\n") + "\n")),
         Command::Advise { about } => advise::main(&about),
         Command::Ca { action } => ca::main(&action),
+        Command::Redirect { command } => redirect::run(command).unwrap_or_else(|error| fail(&format!("{error:#}"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut script);

@@ -1,0 +1,263 @@
+//! The rules for kernels without nf_tables, or without enough of it, by the programs of iptables: `iptables-nft` or
+//! `iptables-legacy`, whichever is there. They must be installed, as they are not in weir's own image.
+//!
+//! Each family is one transaction. Rules are written exactly as `iptables-save` shows them, so that what is there can be
+//! compared with what should be.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+
+use super::plan::{Chain, Hook, Match, Plan, Rule, Verdict};
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// Over nf_tables.
+    Nft,
+    /// Over its own tables.
+    Legacy,
+}
+
+/// What our chains begin with.
+const PREFIX: &str = "WEIR_";
+
+/// The programs for one family.
+#[derive(Debug, Clone)]
+struct Tools {
+    restore: String,
+    save: String,
+    flavour: Flavour,
+    ipv6: bool,
+}
+
+impl Tools {
+    /// Finds them by their own names, else by the common name if that is of this flavour.
+    fn find(flavour: Flavour, ipv6: bool) -> Option<Self> {
+        let (family, own, word) = match (ipv6, flavour) {
+            (false, Flavour::Nft) => ("iptables", "iptables-nft", "nf_tables"),
+            (false, Flavour::Legacy) => ("iptables", "iptables-legacy", "legacy"),
+            (true, Flavour::Nft) => ("ip6tables", "ip6tables-nft", "nf_tables"),
+            (true, Flavour::Legacy) => ("ip6tables", "ip6tables-legacy", "legacy"),
+        };
+        let version = |name: &str| {
+            let shown = Command::new(format!("{name}-restore")).arg("-V").output().ok()?;
+            Some(String::from_utf8_lossy(&shown.stdout).into_owned())
+        };
+        let common = || version(family).filter(|shown| shown.contains(word)).map(|_| family);
+        let name = version(own).map(|_| own).or_else(common)?;
+        Some(Self { restore: format!("{name}-restore"), save: format!("{name}-save"), flavour, ipv6 })
+    }
+
+    /// The lines of the table `nat`.
+    fn saved(&self) -> anyhow::Result<Vec<String>> {
+        if !self.has_table() {
+            return Ok(Vec::new());
+        }
+        let shown = Command::new(&self.save).args(["-t", "nat"]).output().with_context(|| format!("cannot run {}", self.save))?;
+        ensure!(shown.status.success(), "{}: {}", self.save, complaint(&shown.stderr));
+        let text = String::from_utf8_lossy(&shown.stdout);
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Whether there is a table to look at: the legacy programs would make one only by looking.
+    fn has_table(&self) -> bool {
+        let listed = if self.ipv6 { "/proc/net/ip6_tables_names" } else { "/proc/net/ip_tables_names" };
+        self.flavour == Flavour::Nft || std::fs::read_to_string(listed).is_ok_and(|names| names.lines().any(|name| name == "nat"))
+    }
+
+    fn restore(&self, script: &str) -> anyhow::Result<()> {
+        let mut child = Command::new(&self.restore)
+            .args(["--noflush", "--wait", "5"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.restore))?;
+        let written = child.stdin.take().map(|mut stdin| stdin.write_all(script.as_bytes()));
+        let done = child.wait_with_output()?;
+        ensure!(done.status.success(), "{}: {}", self.restore, complaint(&done.stderr));
+        written.transpose()?;
+        Ok(())
+    }
+}
+
+fn complaint(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// The programs for the families of a plan.
+fn tools(flavour: Flavour, ipv6: bool) -> anyhow::Result<Vec<Tools>> {
+    let families: &[bool] = if ipv6 { &[false, true] } else { &[false] };
+    let found = families.iter().map(|ipv6| {
+        Tools::find(flavour, *ipv6).with_context(|| {
+            let name = if *ipv6 { "ip6tables" } else { "iptables" };
+            format!("`{name}-restore` ({flavour:?}) is not installed")
+        })
+    });
+    found.collect()
+}
+
+/// Puts the rules in place of those that are there.
+///
+/// # Errors
+/// What the programs say; what was there before is there again then.
+pub fn install(plan: &Plan, flavour: Flavour) -> anyhow::Result<()> {
+    let tools = tools(flavour, plan.ipv6)?;
+    for (done, one) in tools.iter().enumerate() {
+        let outcome = one.saved().and_then(|saved| one.restore(&transition(&saved, Some(plan), one.ipv6)));
+        if let Err(error) = outcome {
+            for undone in &tools[..done] {
+                let saved = undone.saved()?;
+                undone.restore(&transition(&saved, None, undone.ipv6))?;
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Takes the rules away; gives whether there were any.
+///
+/// # Errors
+/// What the programs say.
+pub fn remove(flavour: Flavour) -> anyhow::Result<bool> {
+    let mut any = false;
+    for one in [false, true].into_iter().filter_map(|ipv6| Tools::find(flavour, ipv6)) {
+        // A family that the kernel does not have has no rules.
+        let Ok(saved) = one.saved() else { continue };
+        if saved.iter().any(|line| is_ours(line)) {
+            one.restore(&transition(&saved, None, one.ipv6))?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// What is there in place of the rules that should be; empty if nothing is missing and nothing is too much.
+///
+/// # Errors
+/// The programs are not there, or say no.
+pub fn differences(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for one in tools(flavour, plan.ipv6)? {
+        let saved: Vec<String> = one.saved()?.into_iter().filter(|line| is_ours(line) && line.starts_with("-A")).collect();
+        let wanted: Vec<String> = plan.chains.iter().flat_map(|chain| lines(chain, one.ipv6)).collect();
+        let (save, family) = (&one.save, if one.ipv6 { "IPv6" } else { "IPv4" });
+        found.extend(wanted.iter().filter(|line| !saved.contains(line)).map(|line| format!("{family}: missing: {line}")));
+        found.extend(saved.iter().filter(|line| !wanted.contains(line)).map(|line| format!("{family}: too much: {line}")));
+        let ordered = |chain: &Chain| {
+            let of = |line: &&String| line.starts_with(&format!("-A {} ", name(chain.name)));
+            wanted.iter().filter(of).eq(saved.iter().filter(of))
+        };
+        if found.is_empty() && !plan.chains.iter().all(ordered) {
+            found.push(format!("{family}: the rules are in another order; see `{save} -t nat`"));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether any rule is there.
+pub fn is_installed(flavour: Flavour) -> bool {
+    let families = [false, true].into_iter().filter_map(|ipv6| Tools::find(flavour, ipv6));
+    families.filter_map(|one| one.saved().ok()).any(|saved| saved.iter().any(|line| is_ours(line)))
+}
+
+/// Whether a line of `iptables-save` is about one of our chains.
+fn is_ours(line: &str) -> bool {
+    line.starts_with(&format!(":{PREFIX}")) || line.starts_with(&format!("-A {PREFIX}")) || line.contains(&format!("-j {PREFIX}"))
+}
+
+/// The script that leads from what is there to the plan, or to nothing.
+fn transition(saved: &[String], plan: Option<&Plan>, ipv6: bool) -> String {
+    let mut out = "*nat\n".to_owned();
+    let chains = plan.map_or(&[][..], |plan| &plan.chains);
+    let there: Vec<&str> = saved.iter().filter_map(|line| line.strip_prefix(':')?.split(' ').next()).collect();
+    let wanted = |name: &str| chains.iter().any(|chain| self::name(chain.name) == name);
+    // Declaring a chain makes it or empties it.
+    for name in there.iter().filter(|name| name.starts_with(PREFIX)) {
+        let _ = writeln!(out, ":{name} - [0:0]");
+    }
+    for chain in chains.iter().map(|chain| name(chain.name)).filter(|name| !there.contains(&&**name)) {
+        let _ = writeln!(out, ":{chain} - [0:0]");
+    }
+    let jumps = saved.iter().filter(|line| is_ours(line) && !line.starts_with(&format!("-A {PREFIX}")));
+    for jump in jumps.filter_map(|line| line.strip_prefix("-A ")) {
+        let _ = writeln!(out, "-D {jump}");
+    }
+    for line in chains.iter().flat_map(|chain| lines(chain, ipv6)) {
+        let _ = writeln!(out, "{line}");
+    }
+    for gone in there.iter().filter(|name| name.starts_with(PREFIX) && !wanted(name)) {
+        let _ = writeln!(out, "-X {gone}");
+    }
+    out.push_str("COMMIT\n");
+    out
+}
+
+/// A script that adds the rules of one family to tables that have none of them, for people to read.
+pub fn script(plan: &Plan, ipv6: bool) -> String {
+    transition(&[], Some(plan), ipv6)
+}
+
+fn name(chain: &str) -> String {
+    format!("{PREFIX}{}", chain.to_ascii_uppercase())
+}
+
+/// The rules of a chain, and the one that leads to it.
+fn lines(chain: &Chain, ipv6: bool) -> Vec<String> {
+    let own = name(chain.name);
+    let mut lines: Vec<String> = chain.rules.iter().filter_map(|rule| line(&own, rule, ipv6)).collect();
+    if let Some(hook) = chain.hook {
+        let from = match hook {
+            Hook::Prerouting => "PREROUTING",
+            Hook::Output => "OUTPUT",
+        };
+        lines.push(format!("-A {from} -p tcp -j {own}"));
+    }
+    lines
+}
+
+/// A rule; `None` if it has no meaning for the family, or only TCP comes here anyway.
+fn line(chain: &str, rule: &Rule, ipv6: bool) -> Option<String> {
+    let (mut addresses, mut interfaces, mut rest) = (String::new(), String::new(), String::new());
+    let mut is_tcp = matches!(rule.verdict, Verdict::Redirect(_));
+    for condition in &rule.matches {
+        match condition {
+            Match::Tcp(false) | Match::Ipv6 => return None,
+            Match::Tcp(true) => is_tcp = true,
+            Match::From(name) => _ = write!(interfaces, " -i {name}"),
+            Match::To(name) => _ = write!(interfaces, " -o {name}"),
+            Match::Source(net) => _ = write!(addresses, " -s {}", of_family(net, ipv6)?),
+            Match::Destination(net, is) => _ = write!(addresses, "{} -d {}", not(*is), of_family(net, ipv6)?),
+            Match::Local(is) => _ = write!(rest, " -m addrtype{} --dst-type LOCAL", not(*is)),
+            Match::Port(first, last) => {
+                is_tcp = true;
+                let ports = if first == last { first.to_string() } else { format!("{first}:{last}") };
+                let _ = write!(rest, " -m tcp --dport {ports}");
+            }
+            Match::User(id) => _ = write!(rest, " -m owner --uid-owner {id}"),
+            Match::Group(id) => _ = write!(rest, " -m owner --gid-owner {id}"),
+            Match::Mark(mark) => _ = write!(rest, " -m mark --mark {mark:#x}"),
+        }
+    }
+    let protocol = if is_tcp { " -p tcp" } else { "" };
+    let target = match rule.verdict {
+        Verdict::Return => "RETURN".to_owned(),
+        Verdict::Jump(chain) => name(chain),
+        Verdict::Redirect(port) => format!("REDIRECT --to-ports {port}"),
+    };
+    Some(format!("-A {chain}{addresses}{interfaces}{protocol}{rest} -m comment --comment \"{}\" -j {target}", rule.why))
+}
+
+fn of_family(net: &IpNet, ipv6: bool) -> Option<String> {
+    (matches!(net, IpNet::V6(_)) == ipv6).then(|| net.to_string())
+}
+
+fn not(is: bool) -> &'static str {
+    if is { "" } else { " !" }
+}
