@@ -24,6 +24,7 @@ pub mod mixed;
 pub mod nowhere;
 pub mod origin;
 pub mod peers;
+pub mod pod;
 pub mod programs;
 pub mod quick;
 pub mod raw;

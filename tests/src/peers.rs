@@ -18,6 +18,8 @@ pub enum Peer {
     Python(&'static str),
     /// An `openssl` that knows a group for key agreement.
     OpensslGroup(&'static str),
+    /// Network namespaces of our own.
+    Namespaces,
 }
 
 impl Peer {
@@ -25,6 +27,7 @@ impl Peer {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Program(name) | Self::Python(name) | Self::OpensslGroup(name) => name,
+            Self::Namespaces => "network namespaces",
         }
     }
 
@@ -38,6 +41,7 @@ impl Peer {
                 .stderr(Stdio::null())
                 .status()
                 .is_ok_and(|status| status.success()),
+            Self::Namespaces => crate::pod::Pod::is_possible(),
             // Before 3.5 there is no such list, and no group that would be asked for.
             Self::OpensslGroup(group) => std::process::Command::new("openssl")
                 .args(["list", "-tls-groups"])

@@ -15,6 +15,7 @@ mod http;
 mod malformed;
 mod mesh;
 mod policy;
+mod redirect;
 mod routing;
 
 fn main() {
@@ -27,6 +28,7 @@ fn main() {
         policy::trials(),
         failures::trials(),
         mesh::trials(),
+        redirect::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

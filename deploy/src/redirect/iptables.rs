@@ -1,14 +1,14 @@
 //! The rules for kernels without nf_tables, or without enough of it, by the programs of iptables: `iptables-nft` or
 //! `iptables-legacy`, whichever is there. They must be installed, as they are not in weir's own image.
 //!
-//! Each family is one transaction. Rules are written exactly as `iptables-save` shows them, so that what is there can be
+//! Each family is one transaction; if one is refused, neither has rules. Rules are written exactly as `iptables-save` shows them, so that what is there can be
 //! compared with what should be.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 
 use super::plan::{Chain, Hook, Match, Plan, Rule, Verdict};
@@ -69,6 +69,15 @@ impl Tools {
         self.flavour == Flavour::Nft || std::fs::read_to_string(listed).is_ok_and(|names| names.lines().any(|name| name == "nat"))
     }
 
+    /// Puts these rules, or none, in place of those that are there.
+    fn lead_to(&self, wanted: Option<&Plan>) -> anyhow::Result<()> {
+        let saved = self.saved()?;
+        if wanted.is_none() && !saved.iter().any(|line| is_ours(line)) {
+            return Ok(());
+        }
+        self.restore(&transition(&saved, wanted, self.ipv6))
+    }
+
     fn restore(&self, script: &str) -> anyhow::Result<()> {
         let mut child = Command::new(&self.restore)
             .args(["--noflush", "--wait", "5"])
@@ -90,30 +99,35 @@ fn complaint(stderr: &[u8]) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// The programs for the families of a plan.
-fn tools(flavour: Flavour, ipv6: bool) -> anyhow::Result<Vec<Tools>> {
-    let families: &[bool] = if ipv6 { &[false, true] } else { &[false] };
-    let found = families.iter().map(|ipv6| {
-        Tools::find(flavour, *ipv6).with_context(|| {
-            let name = if *ipv6 { "ip6tables" } else { "iptables" };
-            format!("`{name}-restore` ({flavour:?}) is not installed")
-        })
-    });
-    found.collect()
+/// The programs for each family, and the rules that it is to have. A family without rules needs no programs: where there
+/// are none, nobody has put rules there.
+fn families(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<(Tools, Option<&Plan>)>> {
+    let mut found = Vec::new();
+    for ipv6 in [false, true] {
+        let wanted = (plan.ipv6 || !ipv6).then_some(plan);
+        match Tools::find(flavour, ipv6) {
+            Some(tools) => found.push((tools, wanted)),
+            None if wanted.is_none() => {}
+            None => {
+                let name = if ipv6 { "ip6tables" } else { "iptables" };
+                bail!("`{name}-restore` ({flavour:?}) is not installed");
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Puts the rules in place of those that are there.
 ///
 /// # Errors
-/// What the programs say; what was there before is there again then.
+/// What the programs say; no rules are there then.
 pub fn install(plan: &Plan, flavour: Flavour) -> anyhow::Result<()> {
-    let tools = tools(flavour, plan.ipv6)?;
-    for (done, one) in tools.iter().enumerate() {
-        let outcome = one.saved().and_then(|saved| one.restore(&transition(&saved, Some(plan), one.ipv6)));
-        if let Err(error) = outcome {
-            for undone in &tools[..done] {
-                let saved = undone.saved()?;
-                undone.restore(&transition(&saved, None, undone.ipv6))?;
+    let families = families(plan, flavour)?;
+    for (tools, wanted) in &families {
+        if let Err(error) = tools.lead_to(*wanted) {
+            // Half of the rules would be worse than none.
+            for (tools, _) in &families {
+                let _ = tools.lead_to(None);
             }
             return Err(error);
         }
@@ -131,7 +145,7 @@ pub fn remove(flavour: Flavour) -> anyhow::Result<bool> {
         // A family that the kernel does not have has no rules.
         let Ok(saved) = one.saved() else { continue };
         if saved.iter().any(|line| is_ours(line)) {
-            one.restore(&transition(&saved, None, one.ipv6))?;
+            one.lead_to(None)?;
             any = true;
         }
     }
@@ -144,9 +158,10 @@ pub fn remove(flavour: Flavour) -> anyhow::Result<bool> {
 /// The programs are not there, or say no.
 pub fn differences(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
-    for one in tools(flavour, plan.ipv6)? {
+    for (one, plan) in families(plan, flavour)? {
+        let chains = plan.map_or(&[][..], |plan| &plan.chains);
         let saved: Vec<String> = one.saved()?.into_iter().filter(|line| is_ours(line) && line.starts_with("-A")).collect();
-        let wanted: Vec<String> = plan.chains.iter().flat_map(|chain| lines(chain, one.ipv6)).collect();
+        let wanted: Vec<String> = chains.iter().flat_map(|chain| lines(chain, one.ipv6)).collect();
         let (save, family) = (&one.save, if one.ipv6 { "IPv6" } else { "IPv4" });
         found.extend(wanted.iter().filter(|line| !saved.contains(line)).map(|line| format!("{family}: missing: {line}")));
         found.extend(saved.iter().filter(|line| !wanted.contains(line)).map(|line| format!("{family}: too much: {line}")));
@@ -154,7 +169,7 @@ pub fn differences(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<String>>
             let of = |line: &&String| line.starts_with(&format!("-A {} ", name(chain.name)));
             wanted.iter().filter(of).eq(saved.iter().filter(of))
         };
-        if found.is_empty() && !plan.chains.iter().all(ordered) {
+        if found.is_empty() && !chains.iter().all(ordered) {
             found.push(format!("{family}: the rules are in another order; see `{save} -t nat`"));
         }
     }

@@ -45,7 +45,7 @@ impl fmt::Display for Backend {
 /// Puts the rules in place of those that are there, by the backend that is asked for or by the first that can.
 ///
 /// # Errors
-/// Why none can. Nothing has changed then.
+/// Why none can. The rules that were there are there still; but if iptables does only one of the families, none are.
 pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Backend> {
     let mut reasons = Vec::new();
     for backend in Backend::ALL.into_iter().filter(|backend| wanted.is_none_or(|wanted| wanted == *backend)) {

@@ -1,0 +1,9 @@
+//! Standing beside a service without its knowing: rules of the kernel, and what comes by them.
+
+mod rules;
+
+use weir_tests::Trial;
+
+pub fn trials() -> Vec<Trial> {
+    rules::trials()
+}
