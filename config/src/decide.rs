@@ -3,11 +3,13 @@
 //! Decides listener and request -> rule -> backend. Which endpoint of the backend's cluster is a second decision, over
 //! the state of endpoints, made where that state lives. Given the same snapshot, facts and draw the answer is the same.
 
+use std::net::SocketAddr;
+
 use http::{HeaderMap, Method};
 
 use crate::authorize::Truth;
 use crate::matcher::Failed;
-use crate::snapshot::{Action, ListenerId, PolicyId, RouteId, RuleId, Snapshot};
+use crate::snapshot::{Action, ClusterId, ListenerId, PolicyId, RouteId, RuleId, Snapshot};
 
 /// What routing may know of a request.
 #[derive(Debug, Clone, Copy)]
@@ -151,6 +153,38 @@ pub fn decide<R: Reasons>(snapshot: &Snapshot, listener: ListenerId, facts: &Fac
             }
             Decision::Forward { rule, backend }
         }
+    }
+}
+
+/// Where bytes go that nobody looks into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes {
+    /// The rule that says so; `None` if they go where they were going.
+    pub rule: Option<RuleId>,
+    /// Where they go.
+    pub cluster: ClusterId,
+}
+
+/// Decides about a connection that was going `to` somewhere before the kernel handed it over: by the server name, if it is TLS
+/// and shows one, else by the destination. `None` if it may not go anywhere.
+pub fn decide_bytes(
+    snapshot: &Snapshot,
+    listener: ListenerId,
+    to: Option<SocketAddr>,
+    server_name: Option<&str>,
+    draw: u64,
+) -> Option<Bytes> {
+    let listener = snapshot.listener(listener);
+    let original = listener.original.as_ref()?;
+    let by_name = server_name.and_then(|name| original.names.find(name));
+    let route = by_name.or_else(|| original.destinations.find(to?));
+    let no_headers = HeaderMap::new();
+    let facts = Facts::of_tls(server_name.unwrap_or_default(), &no_headers);
+    let found = route.and_then(|route| snapshot.route(route).table.find(&facts));
+    let rule = found.map(|entry| entry.rule);
+    match &snapshot.rule(rule.or(listener.app_rule)?).action {
+        Action::Forward(split) => Some(Bytes { rule, cluster: split.backends[split.weights.pick(draw)].cluster }),
+        Action::Redirect(_) | Action::Respond(_) => None,
     }
 }
 

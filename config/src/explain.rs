@@ -4,7 +4,7 @@
 //! brings the snapshot, the text it was made from, and what is known of endpoints.
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -223,7 +223,7 @@ pub fn explain(
     let listener = listener(snapshot, question.listener.as_deref())?;
     let place = listener.index();
     let found = snapshot.listener(listener);
-    out.add("Listener", &*found.name, found.address.to_string(), lines.at(&steps(&[&"listeners", &place])));
+    out.add("Listener", &*found.name, listed(&found.addresses), lines.at(&steps(&[&"listeners", &place])));
     if let Speaks::Tcp(cluster) = found.speaks {
         let call = Call { caller: question.from.caller(), port: found.port, host: None, request: None };
         if judge(&mut out, snapshot, listener, &call, &lines).is_some() {
@@ -481,6 +481,11 @@ fn limits(out: &mut Explanation, rule: &Rule, cluster: &Cluster, here: &[Step], 
 fn connect(out: &mut Explanation, cluster: &Cluster, lines: &Lines) {
     let line = lines.below(&steps(&[&"clusters", &&*cluster.name]), &["connect_timeout"]);
     out.add("Timeouts", "connect", format!("{:?}", cluster.connect_timeout), line);
+}
+
+/// Addresses with commas between them.
+pub fn listed(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod access_log;
 pub mod authorize;
 pub mod compile;
 pub mod decide;
+pub mod destinations;
 pub mod error;
 pub mod explain;
 pub mod headers;
@@ -31,7 +32,7 @@ pub mod weights;
 pub mod yaml;
 
 pub use authorize::{Call, Caller, Refused, Verdict, authorize};
-pub use decide::{Decision, Facts, NoRoute, Reason, Reasons, decide};
+pub use decide::{Bytes, Decision, Facts, NoRoute, Reason, Reasons, decide, decide_bytes};
 pub use error::{Diagnostic, Diagnostics};
 pub use schema::Config;
 pub use snapshot::Snapshot;

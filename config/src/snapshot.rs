@@ -10,9 +10,12 @@ use http::uri::Authority;
 
 use crate::access_log::Format;
 use crate::authorize::Policy;
+use crate::destinations::DestinationTable;
 use crate::headers::HeaderOps;
 use crate::policy::{RetryRule, Timeouts};
-use crate::schema::{Balance, Direction, ForwardingHeaders, ProxyVersion, RetryBudget, TlsVersion, UpstreamProtocol};
+use crate::schema::{
+    Balance, Direction, ForwardingHeaders, PortProtocol, ProxyVersion, RetryBudget, TlsVersion, UpstreamProtocol,
+};
 use crate::spiffe::PeerPattern;
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
@@ -96,6 +99,16 @@ impl Snapshot {
     /// A policy by id.
     pub fn policy(&self, id: PolicyId) -> &Policy {
         &self.policies[id.index()]
+    }
+    /// Whether something of weir itself listens on this port.
+    pub fn is_own_port(&self, port: u16) -> bool {
+        let admin = match &self.bootstrap.admin {
+            Some(AdminAddress::Tcp(address)) => Some(*address),
+            Some(AdminAddress::Unix(_)) | None => None,
+        };
+        let servers = admin.into_iter().chain(self.bootstrap.probes);
+        let listeners = self.listeners.iter().flat_map(|listener| listener.addresses.iter().copied());
+        servers.chain(listeners).any(|own| own.port() == port)
     }
     /// A listener by name.
     pub fn listener_named(&self, name: &str) -> Option<ListenerId> {
@@ -220,8 +233,8 @@ pub enum LogSink {
 pub struct Listener {
     /// Its unique name.
     pub name: Box<str>,
-    /// Where it accepts.
-    pub address: SocketAddr,
+    /// Where it accepts: one address at least.
+    pub addresses: Box<[SocketAddr]>,
     /// Which side of the app it serves.
     pub direction: Direction,
     /// Peers that are believed.
@@ -246,6 +259,29 @@ pub struct Listener {
     pub policies: Box<[PolicyId]>,
     /// The app's port; on an outbound listener its own.
     pub port: u16,
+    /// What is known of where redirected connections were going; `None` if it takes none.
+    pub original: Option<Original>,
+}
+
+/// What becomes of connections by where they were going before the kernel handed them over.
+#[derive(Debug, Clone)]
+pub struct Original {
+    /// What is spoken on ports that are not listed.
+    pub protocol: PortProtocol,
+    /// What is spoken on ports from the first to the last; the first entry that has a port counts.
+    pub ports: Box<[(u16, u16, PortProtocol)]>,
+    /// The routes for TLS, by server name.
+    pub names: HostTable,
+    /// The routes for whatever is spoken, by destination.
+    pub destinations: DestinationTable,
+}
+
+impl Original {
+    /// What is spoken on a port.
+    pub fn speaks(&self, port: u16) -> PortProtocol {
+        let listed = self.ports.iter().find(|(first, last, _)| (*first..=*last).contains(&port));
+        listed.map_or(self.protocol, |(_, _, protocol)| *protocol)
+    }
 }
 
 /// What a listener's callers speak.
@@ -258,6 +294,8 @@ pub enum Speaks {
     Tcp(ClusterId),
     /// TLS that is passed through by server name.
     Tls,
+    /// Whatever [`Listener::original`] says of where the connection was going.
+    Original,
 }
 
 /// Whether a listener's callers speak TLS.
@@ -480,6 +518,17 @@ pub struct Cluster {
     pub tls: Option<UpstreamTls>,
     /// How many retries it bears.
     pub retry_budget: RetryBudget,
+    /// Whether its endpoints are, beside those configured, where each redirected connection was going.
+    pub destination: Option<Destination>,
+}
+
+/// Whose address it is that a redirected connection was going to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// Somebody else's.
+    Elsewhere,
+    /// This namespace's own: there the app listens, or on the same port of a loopback address.
+    App,
 }
 
 /// TLS towards the endpoints of a cluster.

@@ -6,18 +6,20 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use weir_config::Snapshot;
+use weir_config::explain::listed;
 use weir_config::snapshot::{Action, Speaks};
 
 fn summary(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     for listener in &snapshot.listeners {
-        let _ = write!(out, "listener {} {} {:?}", listener.name, listener.address, listener.direction);
+        let _ = write!(out, "listener {} {} {:?}", listener.name, listed(&listener.addresses), listener.direction);
         match listener.speaks {
             Speaks::Http => {}
             Speaks::Tcp(cluster) => {
                 let _ = write!(out, " tcp -> {}", snapshot.cluster(cluster).name);
             }
             Speaks::Tls => out.push_str(" tls"),
+            Speaks::Original => out.push_str(" original destination"),
         }
         if let Some(rule) = listener.app_rule {
             let _ = write!(out, " else -> rule {}", rule.0);

@@ -3,7 +3,7 @@
 //! The walk a request takes: [`app`] starts [`worker`]s; [`listen`] accepts; [`http`] speaks the protocols ([`tcp`] carries
 //! what is none), and [`http::request`] is the request path; [`policy`] tries as often and as long as it may; [`state`] is
 //! what a request may reach; [`balance`] chooses an endpoint; [`upstream`] sends; [`tunnel`] carries what is no request any
-//! more; [`opening`] reads a connection's first bytes; [`h1`] is the codec under both ends. A stage may use the stages
+//! more; [`opening`] reads a connection's first bytes, and [`detect`] judges them; [`h1`] is the codec under both ends. A stage may use the stages
 //! after it, and [`error`], [`observe`], [`drain`], [`clock`].
 
 pub mod admin;
@@ -13,6 +13,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod demo;
+pub mod detect;
 pub mod drain;
 pub mod error;
 pub mod h1;

@@ -69,36 +69,65 @@ impl Patience {
     }
 }
 
+/// Why bytes were not judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unjudged {
+    /// The caller sends no more; what it sent does not tell.
+    Ended,
+    /// It took too long over what it had begun.
+    Slow,
+    /// There is nobody to serve: it never began, went away, or weir is leaving.
+    Gone,
+}
+
 /// Reads until `judge` has seen enough. `None` if the caller went away first, or takes too long.
 pub async fn read_until<T>(
     stream: &mut Socket,
     begun: &mut BytesMut,
     member: &Member,
     patience: &mut Patience,
-    mut judge: impl FnMut(&[u8]) -> Option<T>,
+    judge: impl FnMut(&[u8]) -> Option<T>,
 ) -> Option<T> {
+    // Nothing is answered here: whoever sends part of a preface would not understand it.
+    read_or_end(stream, begun, member, patience, judge).await.ok()
+}
+
+/// Reads until `judge` has seen enough.
+///
+/// # Errors
+/// Why it has not.
+pub async fn read_or_end<T>(
+    stream: &mut Socket,
+    begun: &mut BytesMut,
+    member: &Member,
+    patience: &mut Patience,
+    mut judge: impl FnMut(&[u8]) -> Option<T>,
+) -> Result<T, Unjudged> {
     poll_fn(|cx| {
         member.watch(cx);
         loop {
             if member.is_aborted() {
-                return Poll::Ready(None);
+                return Poll::Ready(Err(Unjudged::Gone));
             }
             if !begun.is_empty()
                 && let Some(judgement) = judge(begun)
             {
-                return Poll::Ready(Some(judgement));
+                return Poll::Ready(Ok(judgement));
             }
             // A scratch buffer, so that a connection that says nothing holds no memory.
             let mut scratch = [MaybeUninit::uninit(); 8192];
             let mut buf = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
                 Poll::Pending if member.may_leave(false) && begun.is_empty() && !has_said_something(stream.tcp()) => {
-                    return patience.until(member.fresh_until(), cx).map(|()| None);
+                    return patience.until(member.fresh_until(), cx).map(|()| Err(Unjudged::Gone));
                 }
-                // Nothing is answered here: whoever sends part of a preface would not understand it.
-                Poll::Pending => return patience.poll(!begun.is_empty(), cx).map(|_| None),
+                Poll::Pending => {
+                    let late = |fault: Option<Fault>| Err(fault.map_or(Unjudged::Gone, |_| Unjudged::Slow));
+                    return patience.poll(!begun.is_empty(), cx).map(late);
+                }
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => begun.extend_from_slice(buf.filled()),
-                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Ready(Ok(())) => return Poll::Ready(Err(Unjudged::Ended)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Unjudged::Gone)),
             }
         }
     })

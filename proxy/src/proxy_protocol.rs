@@ -13,8 +13,17 @@ use weir_config::schema::ProxyVersion;
 pub struct Ends {
     /// The caller's.
     pub peer: SocketAddr,
-    /// Where the caller was accepted.
+    /// Where the caller was accepted; of a redirected connection where it was going.
     pub local: SocketAddr,
+    /// Where the caller was going, if the kernel handed its connection over.
+    pub destination: Option<SocketAddr>,
+}
+
+impl Ends {
+    /// Of a connection that was going to where it was accepted.
+    pub fn direct(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self { peer, local, destination: None }
+    }
 }
 
 /// What a connection begins with.
@@ -65,14 +74,12 @@ fn parse_line(begun: &[u8]) -> Greeting {
     let Ok(header) = v1::Header::try_from(&begun[..length]) else { return Greeting::Malformed };
     let ends = match header.addresses {
         v1::Addresses::Unknown => None,
-        v1::Addresses::Tcp4(ip) => Some(Ends {
-            peer: (ip.source_address, ip.source_port).into(),
-            local: (ip.destination_address, ip.destination_port).into(),
-        }),
-        v1::Addresses::Tcp6(ip) => Some(Ends {
-            peer: (ip.source_address, ip.source_port).into(),
-            local: (ip.destination_address, ip.destination_port).into(),
-        }),
+        v1::Addresses::Tcp4(ip) => {
+            Some(Ends::direct((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into()))
+        }
+        v1::Addresses::Tcp6(ip) => {
+            Some(Ends::direct((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into()))
+        }
     };
     Greeting::Header { ends, length }
 }
@@ -99,14 +106,12 @@ fn parse_binary(begun: &[u8]) -> Greeting {
     let Ok(header) = parsed else { return Greeting::Malformed };
     let ends = match (header.command, header.addresses) {
         (v2::Command::Local, _) | (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
-        (v2::Command::Proxy, v2::Addresses::IPv4(ip)) => Some(Ends {
-            peer: (ip.source_address, ip.source_port).into(),
-            local: (ip.destination_address, ip.destination_port).into(),
-        }),
-        (v2::Command::Proxy, v2::Addresses::IPv6(ip)) => Some(Ends {
-            peer: (ip.source_address, ip.source_port).into(),
-            local: (ip.destination_address, ip.destination_port).into(),
-        }),
+        (v2::Command::Proxy, v2::Addresses::IPv4(ip)) => {
+            Some(Ends::direct((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into()))
+        }
+        (v2::Command::Proxy, v2::Addresses::IPv6(ip)) => {
+            Some(Ends::direct((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into()))
+        }
     };
     Greeting::Header { ends, length: header.len() }
 }
@@ -146,7 +151,7 @@ mod tests {
     use super::*;
 
     fn ends(peer: &str, local: &str) -> Ends {
-        Ends { peer: peer.parse().unwrap(), local: local.parse().unwrap() }
+        Ends::direct(peer.parse().unwrap(), local.parse().unwrap())
     }
 
     #[test]

@@ -33,6 +33,14 @@ impl Socket {
         }
     }
 
+    /// The protocol that TLS has agreed on (ALPN).
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+        }
+    }
+
     /// Whether what is on the wire is what is read and written.
     pub fn is_plain(&self) -> bool {
         matches!(self, Self::Plain(_))

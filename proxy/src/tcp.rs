@@ -15,8 +15,8 @@ use http::HeaderMap;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use weir_config::path::normalise_host;
-use weir_config::snapshot::{Action, ClusterId, Speaks};
-use weir_config::{Decision, Facts, decide};
+use weir_config::snapshot::{Action, ClusterId, RuleId, Speaks};
+use weir_config::{Decision, Facts, decide, decide_bytes};
 
 use crate::drain::Member;
 use crate::error::{BadRequest, Fault};
@@ -31,6 +31,7 @@ use crate::socket::Socket;
 use crate::state::listener::Current;
 use crate::tunnel;
 use crate::tunnel::side::Side;
+use crate::upstream::Lease;
 
 /// Serves a connection to its end. `begun` was read from the stream already.
 pub async fn serve(connection: Rc<Connection>, stream: Socket, begun: BytesMut, member: Member, cluster: ClusterId) {
@@ -42,7 +43,7 @@ pub async fn serve(connection: Rc<Connection>, stream: Socket, begun: BytesMut, 
         reset(stream.tcp());
         return log(&connection, record, fault);
     }
-    carry(&connection, &current, Wire::new(stream, begun), &member, (cluster, None), record).await;
+    carry(&connection, &current, Wire::new(stream, begun), &member, (cluster, None), (None, record)).await;
 }
 
 /// Serves a connection that begins with a ClientHello to its end. `begun` was read from the stream already.
@@ -67,7 +68,7 @@ pub async fn pass_through(connection: Rc<Connection>, mut stream: Socket, mut be
         return log(&connection, record, fault);
     }
     match route(&connection, &current, &name, &mut record) {
-        Some(cluster) => carry(&connection, &current, Wire::new(stream, begun), &member, (cluster, host), record).await,
+        Some(cluster) => carry(&connection, &current, Wire::new(stream, begun), &member, (cluster, host), (None, record)).await,
         None => {
             record.fault = Some(Fault::NoRoute);
             let wire = Wire::new(stream, BytesMut::new());
@@ -76,6 +77,76 @@ pub async fn pass_through(connection: Rc<Connection>, mut stream: Socket, mut be
             }
         }
     }
+}
+
+/// Whoever a connection is for, called before it said anything.
+pub struct Early {
+    /// Where it goes.
+    pub target: Target,
+    /// The connection there, or why there is none.
+    pub opened: Result<(Lease, Side), Fault>,
+    /// How it was opened.
+    pub report: Report,
+}
+
+/// Where a redirected connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// To an endpoint of this cluster.
+    pub cluster: ClusterId,
+    /// The rule that says so; `None` if it goes where it was going.
+    rule: Option<RuleId>,
+    generation: u64,
+    /// By which it was chosen.
+    draw: u64,
+}
+
+/// Where a redirected connection goes; `None` if it may not.
+pub fn target(connection: &Connection, name: Option<&str>) -> Option<Target> {
+    let current = connection.listener.current(&connection.worker);
+    choose(connection, &current, name, connection.worker.draw())
+}
+
+fn choose(connection: &Connection, current: &Current, name: Option<&str>, draw: u64) -> Option<Target> {
+    let to = connection.ends.destination;
+    let chosen = decide_bytes(current.prepared.snapshot(), current.id, to, name, draw)?;
+    Some(Target { cluster: chosen.cluster, rule: chosen.rule, generation: current.prepared.generation(), draw })
+}
+
+/// Serves a redirected connection to its end: TLS that is for somebody else, with the `name` that it shows, or whatever else is
+/// not HTTP. `begun` was read from the stream already.
+pub async fn go_on(
+    connection: Rc<Connection>,
+    stream: Socket,
+    begun: BytesMut,
+    member: Member,
+    name: Option<String>,
+    early: Option<Early>,
+) {
+    connection.listener.shard.protocols[if name.is_some() { 3 } else { 2 }].add(1);
+    let current = connection.listener.current(&connection.worker);
+    let mut record = Record::start(Instant::now());
+    record.log = logged::opaque(&connection, &current, name.as_deref().unwrap_or_default());
+    let host = name.map(|name| normalise_host(&name).into_owned()).filter(|name| !name.is_empty());
+    // What the caller's own TLS is for, an inbound listener need not believe: inside it may be for another host.
+    let believed = host.as_deref().filter(|_| !connection.listener.is_inbound());
+    if let Err(fault) = admit_opaque(&connection, &current, believed, &mut record.log) {
+        reset(stream.tcp());
+        return log(&connection, record, fault);
+    }
+    let draw = early.as_ref().map_or_else(|| connection.worker.draw(), |early| early.target.draw);
+    let Some(target) = choose(&connection, &current, host.as_deref(), draw) else {
+        connection.listener.shard.tcp_failed.add(1);
+        reset(stream.tcp());
+        return log(&connection, record, Fault::NoRoute);
+    };
+    if let (Some(log), Some(rule)) = (&mut record.log, target.rule) {
+        let rule = current.prepared.snapshot().rule(rule);
+        log.rule = rule.name.clone();
+        log.route = current.prepared.snapshot().route(rule.route).name.clone();
+    }
+    let early = early.filter(|early| early.target == target);
+    carry(&connection, &current, Wire::new(stream, begun), &member, (target.cluster, believed), (early, record)).await;
 }
 
 /// The fatal alert `unrecognized_name` (RFC 6066, section 3) in a record of its own.
@@ -107,7 +178,7 @@ async fn carry(
     caller: Rc<Wire>,
     member: &Member,
     (cluster, host): (ClusterId, Option<&str>),
-    mut record: Record,
+    (early, mut record): (Option<Early>, Record),
 ) {
     let worker = &connection.worker;
     let cluster = current.prepared.cluster(worker, cluster);
@@ -115,8 +186,14 @@ async fn carry(
     if let Some(log) = &mut record.log {
         log.cluster = cluster.config().name.clone();
     }
-    let mut report = Report::default();
-    let opened = attempts::open(&cluster, worker, &connection.ends, &mut report).await;
+    let (opened, report) = match early {
+        Some(Early { opened, report, .. }) => (opened, report),
+        None => {
+            let mut report = Report::default();
+            let opened = attempts::open(&cluster, worker, &connection.ends, &mut report).await;
+            (opened, report)
+        }
+    };
     record.tried(report.attempts, report.denied, report.upstream);
     let (_lease, upstream) = match opened {
         Ok(opened) => opened,

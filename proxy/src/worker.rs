@@ -35,7 +35,9 @@ async fn serve(id: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Messa
         match message {
             Some(Message::Adopt { add, remove }) => adopt(&worker, &add, &remove),
             Some(Message::Accept(sockets)) => {
-                for (name, socket) in sockets {
+                for (name, socket) in
+                    sockets.into_iter().flat_map(|(name, all)| all.into_iter().map(move |one| (name.clone(), one)))
+                {
                     accept(&worker, &name, socket);
                 }
             }

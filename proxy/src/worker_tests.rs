@@ -85,7 +85,7 @@ clusters: {{ app: {{ endpoints: ['{}'], protocol: {protocol} }} }}
         socket.set_nonblocking(true).unwrap();
         let weir = socket.local_addr().unwrap();
         for told in
-            [Message::Adopt { add: vec!["out".into()], remove: Vec::new() }, Message::Accept(vec![("out".into(), socket)])]
+            [Message::Adopt { add: vec!["out".into()], remove: Vec::new() }, Message::Accept(vec![("out".into(), vec![socket])])]
         {
             assert!(sender.send(told).await.is_ok(), "the worker listens");
         }

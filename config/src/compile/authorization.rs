@@ -1,7 +1,7 @@
 use http::Method;
 
 use super::listeners::{Draft, not_addresses};
-use super::{check_name, matches, routes};
+use super::{check_name, filing, matches};
 use crate::authorize::{CallTest, CallerTest, OneOf, PathRule, Policy, Principal};
 use crate::error::{Diagnostics, Path, suggest};
 use crate::schema::{self, CallMatch, CallerMatch, Config, Direction, ListenerProtocol, PolicyAction};
@@ -112,7 +112,7 @@ fn check_sense(
     }
     let to = path.key("to");
     let carried = match listener.protocol {
-        ListenerProtocol::Auto => return,
+        ListenerProtocol::Auto | ListenerProtocol::Http => return,
         ListenerProtocol::Tcp => "carries opaque TCP, which has",
         ListenerProtocol::Tls => "passes TLS on, which shows",
     };
@@ -252,7 +252,7 @@ fn call(entry: &CallMatch, path: &Path<'_>, found: &mut Diagnostics) -> Option<C
     Some(CallTest {
         ports: one_of(("ports", entry.ports.as_ref()), entry.not_ports.as_ref(), path, found, port),
         hosts: one_of(("hosts", entry.hosts.as_ref()), entry.not_hosts.as_ref(), path, found, |text, path, found| {
-            routes::host_pattern(text, path, found)
+            filing::host_pattern(text, path, found)
         }),
         methods: one_of(("methods", entry.methods.as_ref()), entry.not_methods.as_ref(), path, found, method),
         paths: one_of(("paths", entry.paths.as_ref()), entry.not_paths.as_ref(), path, found, |test, path, found| {

@@ -35,6 +35,7 @@ fn one(config: &Config, name: &str, cluster: &schema::Cluster, path: &Path<'_>, 
         proxy_protocol: cluster.proxy_protocol,
         tls,
         retry_budget: cluster.retry_budget,
+        destination: None,
     }
 }
 

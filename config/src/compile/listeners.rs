@@ -6,8 +6,8 @@ use crate::headers::HeaderOps;
 use crate::policy::Timeouts;
 use crate::schema::{self, Balance, Config, Direction, ForwardingHeaders, ListenerProtocol, UpstreamProtocol};
 use crate::snapshot::{
-    Action, AdminAddress, Backend, Cluster, ClusterId, Endpoint, Limits, Listener, ProxyProtocol, Route, RouteId, Rule, RuleId,
-    Speaks, Split, Target, Upgrades,
+    Action, AdminAddress, Backend, Cluster, ClusterId, Destination, Endpoint, Limits, Listener, ProxyProtocol, Route, RouteId,
+    Rule, RuleId, Speaks, Split, Target, Upgrades,
 };
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
@@ -30,16 +30,18 @@ pub(super) fn compile(config: &Config, clusters: &mut Vec<Cluster>, found: &mut 
     for (index, listener) in config.listeners.iter().enumerate() {
         let path = all.index(index);
         check_name(&listener.name, &path.key("name"), found);
-        let address = socket_address(&listener.listen, &path.key("listen"), found)
-            .unwrap_or(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0));
+        let addresses = addresses(&listener.listen, &path.key("listen"), found);
         if drafts.iter().any(|d| *d.listener.name == *listener.name) {
             found.error(&path.key("name"), format!("there already is a listener `{}`", listener.name));
         }
-        if let Some(other) = drafts.iter().find(|d| address.port() != 0 && overlap(d.listener.address, address)) {
-            let message = format!("`{address}` is already taken by the listener `{}`", other.listener.name);
-            found.error(&path.key("listen"), message);
+        for address in addresses.iter().filter(|address| address.port() != 0) {
+            let mut taken = drafts.iter().filter(|d| d.listener.addresses.iter().any(|other| overlap(*other, *address)));
+            if let Some(other) = taken.next() {
+                let message = format!("`{address}` is already taken by the listener `{}`", other.listener.name);
+                found.error(&path.key("listen"), message);
+            }
         }
-        drafts.push(draft(config, listener, address, clusters, &path, found));
+        drafts.push(draft(config, listener, addresses, clusters, &path, found));
     }
     drafts
 }
@@ -47,7 +49,7 @@ pub(super) fn compile(config: &Config, clusters: &mut Vec<Cluster>, found: &mut 
 fn draft(
     config: &Config,
     listener: &schema::Listener,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     clusters: &mut Vec<Cluster>,
     path: &Path<'_>,
     found: &mut Diagnostics,
@@ -75,7 +77,7 @@ fn draft(
     for (key, present) in
         [("trusted_peers", listener.trusted_peers.is_some()), ("forwarding_headers", listener.forwarding_headers.is_some())]
     {
-        if present && listener.protocol != ListenerProtocol::Auto {
+        if present && matches!(listener.protocol, ListenerProtocol::Tcp | ListenerProtocol::Tls) {
             found.key_error(&path.key(key), format!("what is carried untouched has no headers: `{key}` can have no effect"));
         }
     }
@@ -99,24 +101,28 @@ fn draft(
         found.error(&path.key("limits").key("header_bytes"), "the limit of the header block must be between 1KiB and 1MiB");
     }
     let (tls, edge) = super::tls::listener(config, listener, path, found);
-    let app = app_cluster(listener, address, clusters, path, found);
+    let original = super::original::compile(listener, path, found);
+    let app = app_cluster(listener, &addresses, clusters, path, found);
+    let own = addresses.first().map_or(0, SocketAddr::port);
+    let beyond = || (listener.original_destination).then(|| super::original::cluster(listener, clusters)).flatten();
     Draft {
-        app: app.map(|(cluster, _)| cluster),
+        app: app.map(|(cluster, _)| cluster).or_else(beyond),
         listener: Listener {
             name: listener.name.as_str().into(),
-            address,
+            port: app.map_or(own, |(_, app)| app.port()),
+            addresses: addresses.into(),
             direction: listener.direction,
             trust,
             forwarding: listener.forwarding_headers.unwrap_or(default_forwarding),
             limits,
             hosts: HostTable::default(),
             app_rule: None,
-            speaks: Speaks::Http,
+            speaks: if original.is_some() { Speaks::Original } else { Speaks::Http },
+            original,
             tls,
             edge,
             proxy_protocol,
             policies: Box::default(),
-            port: app.map_or(address, |(_, app)| app).port(),
         },
     }
 }
@@ -136,7 +142,7 @@ pub(super) fn not_addresses(word: &str, path: &Path<'_>, found: &mut Diagnostics
 /// The cluster that stands for an inbound listener's app, and where that is.
 fn app_cluster(
     listener: &schema::Listener,
-    own: SocketAddr,
+    own: &[SocketAddr],
     clusters: &mut Vec<Cluster>,
     path: &Path<'_>,
     found: &mut Diagnostics,
@@ -150,14 +156,16 @@ fn app_cluster(
             return None;
         }
         (None, Direction::Inbound) => {
-            found.error(path, "an inbound listener needs `app`").hint =
-                Some("where the app listens, for example `app: 127.0.0.1:8080`".to_owned());
+            if !listener.original_destination {
+                found.error(path, "an inbound listener needs `app`").hint =
+                    Some("where the app listens, for example `app: 127.0.0.1:8080`; or `original_destination: true`".to_owned());
+            }
             return None;
         }
     };
     let app_path = path.key("app");
     let address = socket_address(app, &app_path, found)?;
-    if overlap(own, address) {
+    if own.iter().any(|own| overlap(*own, address)) {
         found.error(&app_path, "the app's address is the listener's own").hint =
             Some("requests would go round for ever".to_owned());
     }
@@ -172,6 +180,7 @@ fn app_cluster(
         proxy_protocol: None,
         tls: None,
         retry_budget: schema::RetryBudget::default(),
+        destination: listener.original_destination.then_some(Destination::App),
     });
     Some((id, address))
 }
@@ -184,7 +193,8 @@ pub(super) fn add_opaque(config: &Config, drafts: &mut [Draft], clusters: &Clust
         let path = all.index(index);
         let cluster = opaque_cluster(listener, draft.app, clusters, &path, found);
         match (listener.protocol, cluster) {
-            (ListenerProtocol::Auto, _) | (ListenerProtocol::Tcp, None) => {}
+            _ if listener.original_destination => {}
+            (ListenerProtocol::Auto | ListenerProtocol::Http, _) | (ListenerProtocol::Tcp, None) => {}
             (ListenerProtocol::Tcp, Some(cluster)) => draft.listener.speaks = Speaks::Tcp(cluster),
             (ListenerProtocol::Tls, cluster) => {
                 let is_named = |route: &schema::Route| route.listeners.iter().flatten().any(|name| *name == listener.name);
@@ -211,13 +221,19 @@ fn opaque_cluster(
 ) -> Option<ClusterId> {
     let here = path.key("cluster");
     let Some(name) = &listener.cluster else {
-        if listener.protocol == ListenerProtocol::Tcp && listener.direction == Direction::Outbound {
+        let leads_itself = listener.protocol == ListenerProtocol::Tcp && !listener.original_destination;
+        if leads_itself && listener.direction == Direction::Outbound {
             found.error(path, "a listener with `protocol: tcp` needs `cluster`").hint =
                 Some("where its connections go, for example `cluster: orders-db`".to_owned());
         }
         return app;
     };
-    if listener.protocol == ListenerProtocol::Auto {
+    if listener.original_destination {
+        found.key_error(&here, "where redirected connections go, routes with `protocol: tcp` say").hint =
+            Some("or they go where they were going".to_owned());
+        return None;
+    }
+    if matches!(listener.protocol, ListenerProtocol::Auto | ListenerProtocol::Http) {
         found.key_error(&here, "only a listener with `protocol: tcp` or `tls` names a cluster").hint =
             Some("HTTP goes where the routes say; or add `protocol: tcp`".to_owned());
         return None;
@@ -244,7 +260,11 @@ pub(super) fn add_app_rules(drafts: &mut [Draft], clusters: &[Cluster], routes: 
         routes.push(Route { name, table: RuleTable::default() });
         let backend = Backend { cluster: app, request_headers: HeaderOps::default(), response_headers: HeaderOps::default() };
         rules.push(Rule {
-            name: if draft.listener.is_inbound() { "app".into() } else { "otherwise".into() },
+            name: match (draft.listener.is_inbound(), &draft.listener.original) {
+                (true, _) => "app".into(),
+                (false, None) => "otherwise".into(),
+                (false, Some(_)) => "passthrough".into(),
+            },
             route: RouteId(route),
             action: Action::Forward(Split { backends: Box::new([backend]), weights }),
             rewrite: None,
@@ -281,6 +301,31 @@ pub(super) fn admin_address(config: &Config, found: &mut Diagnostics) -> Option<
         ));
     }
     Some(AdminAddress::Tcp(address))
+}
+
+/// The addresses that a listener accepts on; one at least, though none may be right.
+fn addresses(listen: &schema::OneOrMany, path: &Path<'_>, found: &mut Diagnostics) -> Vec<SocketAddr> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    match listen {
+        schema::OneOrMany::One(text) => addresses.extend(socket_address(text, path, found)),
+        schema::OneOrMany::Many(texts) => {
+            for (place, text) in texts.iter().enumerate() {
+                let here = path.index(place);
+                let Some(address) = socket_address(text, &here, found) else { continue };
+                if addresses.iter().any(|other| overlap(*other, address)) {
+                    found.error(&here, format!("`{text}` is taken by another address of this list"));
+                }
+                addresses.push(address);
+            }
+            if texts.is_empty() {
+                found.error(path, "this listener accepts nowhere").hint = Some("for example `127.0.0.1:15001`".to_owned());
+            }
+        }
+    }
+    if addresses.is_empty() {
+        addresses.push(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0));
+    }
+    addresses
 }
 
 pub(super) fn socket_address(text: &str, path: &Path<'_>, found: &mut Diagnostics) -> Option<SocketAddr> {

@@ -5,9 +5,11 @@
 
 mod authorization;
 mod clusters;
+mod filing;
 mod identity;
 mod listeners;
 mod matches;
+mod original;
 mod policy;
 mod routes;
 mod shadow;

@@ -6,14 +6,14 @@ use http::header::{HeaderName, HeaderValue};
 use http::uri::Authority;
 
 use super::listeners::Draft;
-use super::{ClusterNames, check_name, matches, policy};
+use super::{ClusterNames, check_name, filing, matches, policy};
 use crate::error::{Diagnostics, Path, suggest};
 use crate::headers::{HeaderOp, HeaderOps, protected};
 use crate::matcher::{CompiledMatch, PathTest};
 use crate::path;
-use crate::schema::{self, Config, Direction, HeaderChanges, ListenerProtocol};
+use crate::schema::{self, Config, HeaderChanges};
 use crate::snapshot::{Action, Backend, PathRewrite, Redirect, Respond, Rewrite, Route, RouteId, Rule, RuleId, Split};
-use crate::table::{Entry, HostPattern, RuleTable};
+use crate::table::{Entry, RuleTable};
 use crate::weights::Weights;
 
 pub(super) fn compile(
@@ -33,7 +33,7 @@ pub(super) fn compile(
         if names.insert(&route.name, index).is_some() {
             found.error(&name_path, format!("there already is a route `{}`", route.name));
         }
-        file_hosts(config, route, RouteId(id), listeners, &path, found);
+        filing::file(config, route, RouteId(id), listeners, &path, found);
         let mut entries = Vec::new();
         let rules_path = path.key("rules");
         if route.rules.is_empty() {
@@ -63,134 +63,6 @@ fn rule_name(route: &schema::Route, place: usize, path: &Path<'_>, found: &mut D
         found.error(&name_path, format!("the route `{}` already has a rule `{name}`", route.name));
     }
     name.as_str().into()
-}
-
-/// Files the route under its hosts in every listener it belongs to.
-fn file_hosts(
-    config: &Config,
-    route: &schema::Route,
-    id: RouteId,
-    listeners: &mut [Draft],
-    path: &Path<'_>,
-    found: &mut Diagnostics,
-) {
-    if let Some(named) = &route.listeners {
-        let here = path.key("listeners");
-        for (place, name) in named.iter().enumerate() {
-            if !listeners.iter().any(|d| *d.listener.name == **name) {
-                let known = listeners.iter().map(|d| &*d.listener.name);
-                found.error(&here.index(place), format!("there is no listener `{name}`")).hint = Some(suggest(name, known));
-            }
-        }
-        for (place, name) in named.iter().enumerate() {
-            let opaque = |listener: &&schema::Listener| listener.name == *name && listener.protocol == ListenerProtocol::Tcp;
-            if config.listeners.iter().any(|listener| opaque(&listener)) {
-                found.error(&here.index(place), format!("the listener `{name}` carries opaque TCP, which has no hosts")).hint =
-                    Some("name where it goes in the listener's own `cluster`".to_owned());
-            }
-            let tls = |listener: &&schema::Listener| listener.name == *name && listener.protocol == ListenerProtocol::Tls;
-            if config.listeners.iter().any(|listener| tls(&listener)) {
-                only_backends(route, name, path, found);
-            }
-        }
-        if named.is_empty() {
-            found.error(&here, "an empty list puts the route on no listener").hint =
-                Some("leave `listeners` out for every outbound listener".to_owned());
-        }
-    }
-    let by_default =
-        |listener: &schema::Listener| listener.direction == Direction::Outbound && listener.protocol == ListenerProtocol::Auto;
-    if route.listeners.is_none() && !config.listeners.iter().any(by_default) {
-        found
-            .error(
-                path,
-                "this route belongs to no listener: without `listeners` a route is for outbound HTTP, and no listener has it",
-            )
-            .hint = Some("name the listeners, for example `listeners: [inbound]`".to_owned());
-    }
-    let hosts_path = path.key("hosts");
-    if route.hosts.is_empty() {
-        found.error(&hosts_path, "a route without hosts takes no request").hint =
-            Some("write `hosts: [\"*\"]` for any host".to_owned());
-    }
-    for (place, host) in route.hosts.iter().enumerate() {
-        let host_path = hosts_path.index(place);
-        let Some(pattern) = host_pattern(host, &host_path, found) else { continue };
-        let all = config.listeners.iter().zip(listeners.iter_mut());
-        let mine = all.filter(|(listener, _)| match &route.listeners {
-            Some(named) => named.contains(&listener.name),
-            None => by_default(listener),
-        });
-        let taken = mine.filter_map(|(_, draft)| {
-            let other = draft.listener.hosts.insert(pattern.clone(), id)?;
-            Some((other, draft.listener.name.clone()))
-        });
-        if let Some((other, listener)) = taken.last() {
-            let mistake = if other == id {
-                format!("the host `{host}` is listed twice")
-            } else {
-                let other = &config.routes[other.index()].name;
-                format!("the host `{host}` already belongs to the route `{other}` on the listener `{listener}`")
-            };
-            found.error(&host_path, mistake).hint = Some("put the rules of one host into one route".to_owned());
-        }
-    }
-}
-
-/// TLS that is passed through shows its server name and nothing else.
-fn only_backends(route: &schema::Route, listener: &str, path: &Path<'_>, found: &mut Diagnostics) {
-    let rules = path.key("rules");
-    for (place, rule) in route.rules.iter().enumerate() {
-        let here = rules.index(place);
-        let keys = [
-            ("match", rule.matches.is_some()),
-            ("redirect", rule.redirect.is_some()),
-            ("respond", rule.respond.is_some()),
-            ("rewrite", rule.rewrite.is_some()),
-            ("headers", rule.headers.is_some()),
-            ("timeout", rule.timeout.is_some()),
-            ("retry", rule.retry.is_some()),
-            ("upgrades", rule.upgrades.is_some()),
-        ];
-        for (key, _) in keys.iter().filter(|(_, present)| *present) {
-            found
-                .key_error(&here.key(key), format!("the listener `{listener}` passes TLS through: `{key}` can have no effect"))
-                .hint = Some("only `backends` can; for HTTP write a route of its own".to_owned());
-        }
-        for (number, _) in rule.backends.iter().flatten().enumerate().filter(|(_, backend)| backend.headers.is_some()) {
-            let here = here.key("backends");
-            let here = here.index(number);
-            let message = format!("the listener `{listener}` passes TLS through: `headers` can have no effect");
-            found.key_error(&here.key("headers"), message);
-        }
-    }
-}
-
-pub(super) fn host_pattern(text: &str, at: &Path<'_>, found: &mut Diagnostics) -> Option<HostPattern> {
-    if text == "*" {
-        return Some(HostPattern::Any);
-    }
-    let lower = text.to_ascii_lowercase();
-    let complaint = if lower.contains("://") || lower.contains('/') {
-        Some("a host has no scheme and no path".to_owned())
-    } else if path::strip_port(&lower) != lower {
-        Some(format!("write `{}`; the port of a request's host is ignored", path::strip_port(&lower)))
-    } else if lower.strip_prefix("*.").unwrap_or(&lower).contains('*') {
-        Some("a wildcard stands for whole labels at the front: `*.example.local`".to_owned())
-    } else if lower.is_empty() || lower.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control()) {
-        Some("for example `checkout.shop.svc.cluster.local`".to_owned())
-    } else {
-        None
-    };
-    if let Some(hint) = complaint {
-        found.error(at, format!("`{text}` is not a host")).hint = Some(hint);
-        return None;
-    }
-    let name = lower.strip_suffix('.').unwrap_or(&lower);
-    Some(match name.strip_prefix('*') {
-        Some(suffix) => HostPattern::Wildcard(suffix.into()),
-        None => HostPattern::Exact(name.into()),
-    })
 }
 
 /// The matches of a rule; one that always holds if it has none.

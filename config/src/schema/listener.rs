@@ -1,23 +1,28 @@
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::ListenerTls;
+use super::{ListenerTls, OneOrMany};
 use crate::units::{Limit, Size};
 
 /// A place where weir accepts connections. HTTP/1.0, HTTP/1.1 and HTTP/2 (cleartext, by prior knowledge) share the
-/// port; weir tells them apart by the first bytes.
+/// port; weir tells them apart by the first bytes. So it does with TLS and with anything else, where connections come by
+/// redirection (`original_destination`).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// A unique name; it appears in logs and in routes' `listeners`.
     #[schemars(example = &"outbound")]
     pub name: String,
-    /// The address and port to accept on.
+    /// The address and port to accept on, or a list of them. An address of a list whose family this machine does not have
+    /// (IPv6, mostly) is left out.
     #[schemars(example = &"127.0.0.1:15001")]
-    pub listen: String,
+    pub listen: OneOrMany,
     /// `outbound`: what the app calls. `inbound`: what calls the app.
     pub direction: Direction,
-    /// `auto`: HTTP, its version told apart by the first bytes. `tcp`: opaque bytes, carried to `cluster` (on an inbound
+    /// `auto`: HTTP, its version told apart by the first bytes; with `original_destination` whatever the first bytes show,
+    /// which may be TLS or opaque bytes. `http`: HTTP and nothing else. `tcp`: opaque bytes, carried to `cluster` (on an inbound
     /// listener to the app). `tls`: TLS passed through untouched, to the backends of the route whose `hosts` have the
     /// server name (SNI) of the ClientHello. Default `auto`.
     #[serde(default)]
@@ -43,6 +48,18 @@ pub struct Listener {
     /// `x-forwarded` inbound. From a trusted peer, existing values are kept and extended; from any other they are
     /// replaced.
     pub forwarding_headers: Option<ForwardingHeaders>,
+    /// Take connections that the kernel hands over (`weir redirect`), and know where they were going. Inbound, that is the
+    /// app's port, at the address that was called or on loopback; `app` is then for those who call this listener itself.
+    /// Outbound, that is where what no route speaks for goes. Default `false`.
+    #[serde(default)]
+    pub original_destination: bool,
+    /// Whether an outbound listener with `original_destination` lets connections go where no route leads (Istio
+    /// `outboundTrafficPolicy`, App Mesh `egressFilter`). Default `allow`.
+    pub unknown_destinations: Option<UnknownDestinations>,
+    /// With `original_destination`: what is spoken on ports of the app, or of those it calls, so that it need not be found
+    /// out: `{ 8080: http, 3306: tcp, 9000-9100: tcp }`. Unless said otherwise, ports 25, 587, 3306, 4444, 5432, 6379, 9300 and 11211 are `tcp`,
+    /// for there servers speak first or the bytes are of nobody's business (Linkerd `opaque-ports`); all others are `auto`.
+    pub ports: Option<BTreeMap<String, PortProtocol>>,
     /// Limits on what a peer may send.
     #[serde(default)]
     pub limits: Limits,
@@ -55,13 +72,39 @@ pub struct Listener {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ListenerProtocol {
-    /// HTTP/1.0, HTTP/1.1 or HTTP/2.
+    /// HTTP/1.0, HTTP/1.1 or HTTP/2; of redirected connections what the first bytes show.
     #[default]
     Auto,
+    /// HTTP/1.0, HTTP/1.1 or HTTP/2.
+    Http,
     /// Whatever it is.
     Tcp,
     /// TLS that weir does not end.
     Tls,
+}
+
+/// What happens to connections for which no route speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownDestinations {
+    /// They go where they were going.
+    #[default]
+    Allow,
+    /// They are refused: HTTP with 404, others with a reset.
+    Deny,
+}
+
+/// What is spoken on a port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PortProtocol {
+    /// What the first bytes show.
+    #[default]
+    Auto,
+    /// HTTP.
+    Http,
+    /// Opaque bytes.
+    Tcp,
 }
 
 /// Who may say, by the PROXY protocol (versions 1 and 2), for whom a connection is (Envoy `proxy_protocol` listener filter).

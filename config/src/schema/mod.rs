@@ -19,11 +19,13 @@ use serde::Deserialize;
 pub use authorization::{CallMatch, CallerMatch, Policy, PolicyAction};
 pub use cluster::{Balance, Cluster, Endpoint, ProxyVersion, UpstreamProtocol, WeightedEndpoint};
 pub use identity::{Identity, IdentityFiles};
-pub use listener::{Direction, ForwardingHeaders, Http2, Limits, Listener, ListenerProtocol, ProxyProtocol};
+pub use listener::{
+    Direction, ForwardingHeaders, Http2, Limits, Listener, ListenerProtocol, PortProtocol, ProxyProtocol, UnknownDestinations,
+};
 pub use policy::{Backoff, Retry, RetryBudget, RetryOn, Timeout};
 pub use route::{
     Backend, GrpcMatch, HeaderChanges, Headers, Match, OneOrMany, PathMatch, PathRewrite, Range, Redirect, RegexRewrite, Respond,
-    Rewrite, Route, Rule, ValueMatch, ValueTest,
+    Rewrite, Route, RouteProtocol, Rule, ValueMatch, ValueTest,
 };
 
 pub use tls::{ClientCertificate, ClusterTls, ClusterTlsSettings, EdgeTls, ListenerTls, Mesh, MeshWord, TlsMode, TlsVersion};

@@ -15,12 +15,33 @@ pub struct Route {
     pub name: String,
     /// The listeners this route belongs to. Default: every outbound listener.
     pub listeners: Option<Vec<String>>,
-    /// Host names without a port: `checkout`, `*.checkout.local` (one or more labels), or `*` (any host).
-    #[schemars(length(min = 1))]
+    /// What the route is for. `http`. `tls`: TLS that is passed through, by the server name (SNI) that it asks for (Gateway
+    /// API `TLSRoute`). `tcp`: redirected connections of any kind, by where they were going (Gateway API `TCPRoute`). Rules
+    /// of the latter two have `backends` and nothing else. Default `http`.
+    #[serde(default)]
+    pub protocol: RouteProtocol,
+    /// Host names without a port: `checkout`, `*.checkout.local` (one or more labels), or `*` (any host). Not for `tcp`.
+    #[serde(default)]
     pub hosts: Vec<String>,
+    /// For `protocol: tcp`: addresses or ranges, each with a port or `*` for any: `10.96.0.12:5432`, `10.8.0.0/16:*`,
+    /// `[fd00::7]:6379`, `*:9092`. The most specific one counts. Listeners with `original_destination` ask for them.
+    pub destinations: Option<Vec<String>>,
     /// The rules, in order; the first match wins.
     #[schemars(length(min = 1))]
     pub rules: Vec<Rule>,
+}
+
+/// What a route is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteProtocol {
+    /// HTTP requests, by host.
+    #[default]
+    Http,
+    /// TLS connections that weir does not end, by server name.
+    Tls,
+    /// Redirected connections, by destination.
+    Tcp,
 }
 
 /// What to do with the requests that match. Exactly one of `backends`, `redirect`, `respond`.

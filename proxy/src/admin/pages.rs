@@ -119,7 +119,7 @@ impl Pages {
             "updates": { "published": status.published, "rejected": status.rejected, "unchanged": status.unchanged },
             "listeners": published.snapshot.listeners.iter().map(|listener| json!({
                 "name": listener.name,
-                "listen": listener.address.to_string(),
+                "listen": weir_config::explain::listed(&listener.addresses),
                 "direction": format!("{:?}", listener.direction).to_lowercase(),
             })).collect::<Vec<_>>(),
             "routes": routes(&published.snapshot),

@@ -4,18 +4,20 @@
 //! closes a connection that the new table still allows.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use weir_config::policy::Verdict;
-use weir_config::snapshot::{Cluster, Target};
+use weir_config::snapshot::{Cluster, Destination, Target};
 use weir_config::weights::Weights;
 
 use super::budget::Budget;
+use super::destinations::Destinations;
 use super::discovery::{Discovery, Resolved};
 use crate::error::Fault;
 use crate::observe::metrics::ClusterShard;
+use crate::proxy_protocol::Ends;
 use crate::tls::follow::Holder;
 use crate::upstream::endpoint::Endpoint;
 
@@ -24,6 +26,8 @@ pub struct ClusterState {
     config: RefCell<Rc<Cluster>>,
     endpoints: RefCell<Rc<EndpointSet>>,
     names: RefCell<Vec<Watched>>,
+    destination: Cell<Option<Destination>>,
+    destinations: Destinations,
     turn: Cell<u64>,
     shard: Arc<ClusterShard>,
     budget: Arc<Budget>,
@@ -68,6 +72,8 @@ impl ClusterState {
             config: RefCell::new(Rc::new(cluster.clone())),
             endpoints: RefCell::new(Rc::new(EndpointSet { list: Box::default(), weights: None })),
             names: RefCell::default(),
+            destination: Cell::new(cluster.destination),
+            destinations: Destinations::default(),
             turn: Cell::new(0),
             shard,
             budget,
@@ -87,6 +93,10 @@ impl ClusterState {
             return;
         }
         let before = self.config.replace(Rc::new(cluster.clone()));
+        self.destination.set(cluster.destination);
+        if cluster.destination.is_none() {
+            self.destinations.retire();
+        }
         if before.tls != cluster.tls {
             // Connections in the clear, or to peers that are not expected any more, must not serve another request.
             let none = EndpointSet { list: Box::default(), weights: None };
@@ -101,11 +111,23 @@ impl ClusterState {
         Rc::clone(&self.config.borrow())
     }
 
+    /// Where a connection was going, if that is what this cluster stands for.
+    fn destined(&self, ends: &Ends) -> Option<(Destination, SocketAddr)> {
+        self.destination.get().zip(ends.destination)
+    }
+
+    fn make(&self, address: SocketAddr, from: Option<IpAddr>) -> Endpoint {
+        Endpoint::new(address, from, &self.shard, &self.identity)
+    }
+
     /// Chooses an endpoint for a request.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn pick(&self, draw: u64) -> Result<Rc<Endpoint>, Fault> {
+    pub fn pick(&self, draw: u64, ends: &Ends) -> Result<Rc<Endpoint>, Fault> {
+        if let Some((kind, to)) = self.destined(ends) {
+            return Ok(self.destinations.pick(kind, to, &[], |address, from| self.make(address, from)));
+        }
         if self.names.borrow().iter().any(|name| name.resolved.version() != name.seen) {
             self.rebuild();
         }
@@ -125,17 +147,23 @@ impl ClusterState {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn pick_beside(&self, draw: u64, tried: &[SocketAddr]) -> Result<Rc<Endpoint>, Fault> {
+    pub fn pick_beside(&self, draw: u64, tried: &[SocketAddr], ends: &Ends) -> Result<Rc<Endpoint>, Fault> {
+        if let Some((kind, to)) = self.destined(ends) {
+            return Ok(self.destinations.pick(kind, to, tried, |address, from| self.make(address, from)));
+        }
         let set = Rc::clone(&self.endpoints.borrow());
         let rest: Vec<&Rc<Endpoint>> = set.beside(tried).collect();
         match usize::try_from(draw % (rest.len().max(1) as u64)).ok().and_then(|place| rest.get(place)) {
             Some(endpoint) => Ok(Rc::clone(endpoint)),
-            None => self.pick(draw),
+            None => self.pick(draw, ends),
         }
     }
 
     /// Whether there is an endpoint that was not tried.
-    pub fn has_beside(&self, tried: &[SocketAddr]) -> bool {
+    pub fn has_beside(&self, tried: &[SocketAddr], ends: &Ends) -> bool {
+        if let Some((kind, to)) = self.destined(ends) {
+            return Destinations::has_beside(kind, to, tried);
+        }
         self.endpoints.borrow().beside(tried).next().is_some()
     }
 
@@ -163,6 +191,7 @@ impl ClusterState {
     /// Closes connections that have been idle too long.
     pub fn sweep(&self, now: std::time::Instant) {
         let limit = self.config.borrow().idle_timeout;
+        self.destinations.sweep(now, limit);
         for endpoint in &self.endpoints.borrow().list {
             endpoint.h1.sweep(now, limit);
             endpoint.h2.sweep(now, limit);
@@ -202,7 +231,7 @@ impl ClusterState {
         let old = Rc::clone(&self.endpoints.borrow());
         let list = wanted.iter().map(|(address, _)| match old.list.iter().find(|endpoint| endpoint.address == *address) {
             Some(endpoint) => Rc::clone(endpoint),
-            None => Rc::new(Endpoint::new(*address, &self.shard, &self.identity)),
+            None => Rc::new(self.make(*address, None)),
         });
         let set = EndpointSet { list: list.collect(), weights: Weights::new(wanted.iter().map(|(_, weight)| *weight)) };
         for endpoint in &old.list {
@@ -219,5 +248,6 @@ impl Drop for ClusterState {
         for endpoint in &self.endpoints.borrow().list {
             endpoint.retire();
         }
+        self.destinations.retire();
     }
 }

@@ -1,11 +1,12 @@
 //! Which endpoint of a cluster takes a request.
 //!
 //! [`choose`] is the pure decision over weights and load; [`cluster`] keeps the endpoints of a cluster on a worker; [`budget`]
-//! how many retries it bears;
+//! how many retries it bears; [`destinations`] the endpoints of clusters that stand for where connections were going;
 //! [`discovery`] resolves names, on the control thread.
 
 pub mod budget;
 pub mod cluster;
+pub mod destinations;
 pub mod discovery;
 
 use weir_config::schema::Balance;

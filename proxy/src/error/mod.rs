@@ -65,6 +65,8 @@ pub enum Fault {
     Plaintext,
     /// The listener's policies do not allow it.
     Denied,
+    /// A redirected connection was going to a port of weir's own.
+    OwnPort,
 }
 
 /// gRPC status codes that weir uses.
@@ -124,7 +126,7 @@ pub struct Row {
 
 impl Fault {
     /// Every fault but those of malformed requests and of TLS.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoRoute,
         Self::NoRule,
         Self::NoEndpoint,
@@ -145,6 +147,7 @@ impl Fault {
         Self::ConnectRefused,
         Self::Plaintext,
         Self::Denied,
+        Self::OwnPort,
         Self::DownstreamGone,
     ];
 
@@ -417,6 +420,18 @@ impl Fault {
                 "the caller may not do this",
                 "The access log names the policy (`authorization`); `weir explain --from` shows what each policy says.",
             ),
+            Self::OwnPort => Row {
+                closes_connection: true,
+                ..row(
+                    "own_port",
+                    Caller,
+                    S::MISDIRECTED_REQUEST,
+                    G::Unavailable,
+                    Flag::NoRoute,
+                    "the connection was going to a port of weir's own, from where it would come back for ever",
+                    "Call the app's own port. Probes and scrapers from outside call the port of `probes`, which redirection must leave alone (`--exclude-inbound-ports`).",
+                )
+            },
             Self::BadRequest(bad) => Row {
                 closes_connection: true,
                 ..row(bad.code(), Caller, bad.status(), G::InvalidArgument, Flag::DownstreamProtocolError, bad.message(), "")

@@ -61,6 +61,26 @@ pub fn admit_opaque(
     judge(connection, current, host, None, log)
 }
 
+/// Whether opaque bytes may come, for no host. Asked ahead of time: it is not counted.
+pub fn permits_opaque(connection: &Connection, current: &Current) -> bool {
+    let snapshot = current.prepared.snapshot();
+    let policies = &snapshot.listener(current.id).policies;
+    policies.is_empty() || authorize(snapshot, current.id, &call(connection, current, None, None), &mut ()).refused.is_none()
+}
+
+fn call<'c>(connection: &'c Connection, current: &Current, host: Option<&'c str>, request: Option<Request<'c>>) -> Call<'c> {
+    let peer = connection.peer.as_deref();
+    let caller = Caller {
+        principal: peer.map(|peer| &peer.id),
+        is_own_domain: peer.is_some_and(|peer| peer.is_own_domain),
+        address: connection.ends.peer.ip(),
+    };
+    let port = current.prepared.snapshot().listener(current.id).port;
+    // On an outbound listener ports are its own, and where calls go is not for policies to say.
+    let port = connection.ends.destination.filter(|_| connection.listener.is_inbound()).map_or(port, |to| to.port());
+    Call { caller, port, host, request }
+}
+
 fn judge(
     connection: &Connection,
     current: &Current,
@@ -73,13 +93,7 @@ fn judge(
     if listener.policies.is_empty() {
         return Ok(());
     }
-    let peer = connection.peer.as_deref();
-    let caller = Caller {
-        principal: peer.map(|peer| &peer.id),
-        is_own_domain: peer.is_some_and(|peer| peer.is_own_domain),
-        address: connection.ends.peer.ip(),
-    };
-    let call = Call { caller, port: listener.port, host, request };
+    let call = call(connection, current, host, request);
     let verdict = authorize(snapshot, current.id, &call, &mut ());
     count(connection, &verdict);
     if let Some(log) = log {

@@ -382,7 +382,7 @@ impl Forward {
             let draw = connection.worker.draw_wide();
             Box::new((Asked::upstream(protocol, &mut head, from_h2, draw), ahead))
         });
-        let endpoint = match self.cluster.pick(connection.worker.draw()) {
+        let endpoint = match self.cluster.pick(connection.worker.draw(), &connection.ends) {
             Ok(endpoint) => endpoint,
             Err(fault) => return respond::fault(fault, record),
         };

@@ -3,6 +3,7 @@
 //! Each worker accepts on its own `SO_REUSEPORT` socket. The kernel spreads connections by hash, which goes uneven with
 //! few, long-lived ones; so a worker that is ahead hands a fresh connection to a less loaded worker.
 
+mod original;
 mod secure;
 pub mod sockets;
 
@@ -28,6 +29,7 @@ use crate::state::listener::ListenerState;
 use crate::state::{Message, Worker};
 use crate::tcp;
 use crate::tls::handshake::Verified;
+use original::Agreed;
 use secure::Opened;
 
 /// Accepts until the listener is stopped.
@@ -120,9 +122,19 @@ fn serve(worker: &Rc<Worker>, state: &Rc<ListenerState>, stream: TcpStream) {
         return;
     }
     let _ = stream.set_nodelay(true);
-    let stream = Socket::Plain(stream);
     let open = Open::new(worker, state);
-    let ends = Ends { peer, local };
+    let ends = match state.speaks() {
+        Speaks::Original => original::ends(&stream, peer, local, |port| state.is_own_port(port)),
+        Speaks::Http | Speaks::Tcp(_) | Speaks::Tls => Ok(Ends::direct(peer, local)),
+    };
+    let ends = match ends {
+        Ok(ends) => ends,
+        Err(ends) => {
+            tcp::reset(&stream);
+            return tcp::refuse(&describe(worker, state, ends, Shown::IN_THE_CLEAR), Fault::OwnPort);
+        }
+    };
+    let stream = Socket::Plain(stream);
     let member = state.connections.join();
     match state.proxy_protocol(peer.ip()) {
         // By itself, though `converse` would do: what an idle connection costs is above all its future.
@@ -165,7 +177,8 @@ async fn introduced(
     let told = Box::pin(opening::proxy_header(&mut stream, &mut begun, &member, patience)).await;
     let ends = match told {
         None => return,
-        Some(Told::Ends(ends)) => ends,
+        // Where the connection was going is the kernel's to say.
+        Some(Told::Ends(told)) => Ends { destination: ends.destination, ..told },
         Some(Told::Nothing) => ends,
         Some(Told::Absent) if !required => ends,
         Some(Told::Absent | Told::Malformed) => {
@@ -185,18 +198,22 @@ async fn introduced(
 
 /// Serves a connection whose caller's address is known.
 async fn converse(connection: Rc<Connection>, stream: Socket, begun: BytesMut, member: Member) {
-    let (connection, stream, begun, member) = match connection.listener.tls() {
-        CallerTls::Off => (connection, stream, begun, member),
+    let (connection, stream, begun, member, agreed) = match connection.listener.tls() {
+        CallerTls::Off => (connection, stream, begun, member, Agreed::Nothing),
         // Boxed, for it is over before the connection is served.
         mode => match Box::pin(secure::open(connection, stream, begun, member, mode)).await {
-            Some(Opened { connection, stream, begun, member }) => (connection, stream, begun, member),
+            Some(Opened { connection, stream, begun, member, agreed }) => (connection, stream, begun, member, agreed),
             None => return,
         },
     };
-    match connection.listener.speaks() {
-        Speaks::Http => connection::serve(connection, stream, begun, member).await,
-        Speaks::Tcp(cluster) => Box::pin(tcp::serve(connection, stream, begun, member, cluster)).await,
-        Speaks::Tls => Box::pin(tcp::pass_through(connection, stream, begun, member)).await,
+    let http = match connection.listener.speaks() {
+        Speaks::Http => Some((connection, stream, begun, member)),
+        Speaks::Tcp(cluster) => return Box::pin(tcp::serve(connection, stream, begun, member, cluster)).await,
+        Speaks::Tls => return Box::pin(tcp::pass_through(connection, stream, begun, member)).await,
+        Speaks::Original => Box::pin(original::serve(connection, stream, begun, member, agreed)).await,
+    };
+    if let Some((connection, stream, begun, member)) = http {
+        connection::serve(connection, stream, begun, member).await;
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use weir_config::snapshot::{CallerTls, Speaks};
 
+use super::original::Agreed;
 use super::{Shown, describe};
 use crate::drain::Member;
 use crate::error::Fault;
@@ -18,8 +19,8 @@ use crate::observe::callers;
 use crate::opening::{Hello, Patience, client_hello};
 use crate::socket::Socket;
 use crate::tcp;
-use crate::tls::Refusal;
 use crate::tls::handshake::{self, Caller};
+use crate::tls::{self, Refusal};
 
 /// A member of the mesh speaks at once. A caller of opaque bytes that says nothing for so long may be waiting for the
 /// server to speak first, and so is none.
@@ -31,6 +32,8 @@ pub(super) struct Opened {
     pub(super) stream: Socket,
     pub(super) begun: BytesMut,
     pub(super) member: Member,
+    /// What mutual TLS has agreed on.
+    pub(super) agreed: Agreed,
 }
 
 /// Finds out what the caller speaks. `None` if there is nothing more to do: it was refused, passed on, or went away.
@@ -47,8 +50,8 @@ pub(super) async fn open(
             counted[1].add(1);
             connection.note(callers::Speaks::OwnTls);
             // Opaque bytes like any others: where they go, no server name decides.
-            if matches!(connection.listener.speaks(), Speaks::Tcp(_)) {
-                return Some(Opened { connection, stream, begun, member });
+            if matches!(connection.listener.speaks(), Speaks::Tcp(_) | Speaks::Original) {
+                return Some(Opened { connection, stream, begun, member, agreed: Agreed::Nothing });
             }
             Box::pin(tcp::pass_through(connection, stream, begun, member)).await;
             None
@@ -63,7 +66,7 @@ pub(super) async fn open(
         Hello::NotTls => {
             counted[2].add(1);
             connection.note(callers::Speaks::Plaintext);
-            Some(Opened { connection, stream, begun, member })
+            Some(Opened { connection, stream, begun, member, agreed: Agreed::Nothing })
         }
     }
 }
@@ -76,7 +79,7 @@ async fn greeting(
     mode: CallerTls,
 ) -> Option<Hello> {
     let patience = || Patience::new(&connection.worker.alarms, &connection.listener.limits());
-    let may_wait = mode == CallerTls::Permissive && matches!(connection.listener.speaks(), Speaks::Tcp(_));
+    let may_wait = mode == CallerTls::Permissive && matches!(connection.listener.speaks(), Speaks::Tcp(_) | Speaks::Original);
     if may_wait {
         match tokio::time::timeout(SILENCE, client_hello(stream, begun, member, patience())).await {
             Ok(hello) => return hello,
@@ -108,7 +111,8 @@ async fn handshake(
         Ok((stream, shown)) => {
             shard.tls[usize::from(mode == CallerTls::Edge)].add(1);
             let connection = describe(&connection.worker, &connection.listener, connection.ends, shown);
-            Some(Opened { connection, stream, begun: BytesMut::new(), member })
+            let agreed = agreed(&stream);
+            Some(Opened { connection, stream, begun: BytesMut::new(), member, agreed })
         }
         Err(refusal) => {
             shard.handshakes_failed[refusal as usize].add(1);
@@ -119,6 +123,15 @@ async fn handshake(
             tcp::refuse(&connection, Fault::CallerTls(refusal));
             None
         }
+    }
+}
+
+/// What a member of the mesh says it will speak.
+fn agreed(stream: &Socket) -> Agreed {
+    match stream.protocol() {
+        Some(name) if name == tls::ALPN_TCP => Agreed::Opaque,
+        Some(name) if tls::is_of_mesh(name) => Agreed::Http,
+        Some(_) | None => Agreed::Nothing,
     }
 }
 

@@ -8,9 +8,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use weir_config::snapshot::{Listener, Snapshot};
+
+use crate::state::Share;
 
 /// Every socket that weir listens on.
 pub struct Sockets {
@@ -23,9 +25,11 @@ pub struct Sockets {
 /// The sockets of one listener.
 struct Bound {
     name: Box<str>,
-    configured: SocketAddr,
-    address: SocketAddr,
-    sockets: Vec<TcpListener>,
+    configured: Box<[SocketAddr]>,
+    /// Where that is in fact, of those addresses that this machine has.
+    addresses: Vec<SocketAddr>,
+    /// For each worker one for each address.
+    sockets: Vec<Vec<TcpListener>>,
 }
 
 /// What a snapshot changes, worked out and bound, but not in force.
@@ -50,7 +54,7 @@ pub struct Told {
     /// Listeners that are gone or were elsewhere.
     pub remove: Vec<Box<str>>,
     /// For each worker its sockets of the listeners in `add`.
-    pub shares: Vec<Vec<(Box<str>, TcpListener)>>,
+    pub shares: Vec<Share>,
 }
 
 /// How long an address that weir itself just left may stay taken.
@@ -70,7 +74,7 @@ impl Sockets {
 
     /// Where a listener is bound in fact.
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
-        self.bound.iter().find(|bound| *bound.name == *name).map(|bound| bound.address)
+        self.bound.iter().find(|bound| *bound.name == *name)?.addresses.first().copied()
     }
 
     /// Binds what a snapshot has new. Nothing changes for what listens now.
@@ -80,9 +84,8 @@ impl Sockets {
     pub async fn prepare(&self, snapshot: &Snapshot) -> anyhow::Result<Change> {
         let mut next = Vec::with_capacity(snapshot.listeners.len());
         for listener in &snapshot.listeners {
-            let same = |bound: &Bound| {
-                bound.configured == listener.address && (listener.address.port() != 0 || bound.name == listener.name)
-            };
+            let any_port = listener.addresses.iter().any(|address| address.port() == 0);
+            let same = |bound: &Bound| bound.configured == listener.addresses && (!any_port || bound.name == listener.name);
             next.push(match self.bound.iter().position(same) {
                 Some(place) if self.bound[place].name == listener.name => Next::Kept(place),
                 Some(place) => Next::Renamed(place, listener.name.clone()),
@@ -93,20 +96,35 @@ impl Sockets {
     }
 
     async fn bind(&self, listener: &Listener) -> anyhow::Result<Bound> {
-        let patience = if self.left.contains(&listener.address) { PATIENCE } else { Duration::ZERO };
+        let (mut addresses, mut sockets) = (Vec::new(), (0..self.workers).map(|_| Vec::new()).collect::<Vec<_>>());
+        for address in &listener.addresses {
+            let bound = match self.bind_one(*address).await {
+                Err(error) if listener.addresses.len() > 1 && is_absent(&error) => {
+                    tracing::warn!(listener = %listener.name, %address, %error, "not listened on: this machine does not have it");
+                    continue;
+                }
+                bound => bound.with_context(|| format!("the listener `{}` cannot listen on {address}", listener.name))?,
+            };
+            addresses.push(bound.first().map_or(Ok(*address), TcpListener::local_addr)?);
+            for (share, socket) in sockets.iter_mut().zip(bound) {
+                share.push(socket);
+            }
+        }
+        ensure!(!addresses.is_empty(), "the listener `{}` cannot listen: this machine has none of its addresses", listener.name);
+        Ok(Bound { name: listener.name.clone(), configured: listener.addresses.clone(), addresses, sockets })
+    }
+
+    async fn bind_one(&self, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
+        let patience = if self.left.contains(&address) { PATIENCE } else { Duration::ZERO };
         let until = tokio::time::Instant::now() + patience;
-        let sockets = loop {
-            match bind(listener.address, self.workers) {
+        loop {
+            match bind(address, self.workers) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && tokio::time::Instant::now() < until => {
                     tokio::time::sleep(PAUSE).await;
                 }
-                bound => break bound,
+                bound => return bound,
             }
-        };
-        let sockets =
-            sockets.with_context(|| format!("the listener `{}` cannot listen on {}", listener.name, listener.address))?;
-        let address = sockets.first().map_or(Ok(listener.address), TcpListener::local_addr)?;
-        Ok(Bound { name: listener.name.clone(), configured: listener.address, address, sockets })
+        }
     }
 
     /// Puts a change in force here, and says what the workers must be told.
@@ -126,14 +144,17 @@ impl Sockets {
             };
             let Some(bound) = bound else { continue };
             if is_new {
-                tracing::info!(listener = %bound.name, address = %bound.address, "listening");
+                for address in &bound.addresses {
+                    tracing::info!(listener = %bound.name, %address, "listening");
+                }
                 told.share(&bound);
             }
             self.bound.push(bound);
         }
         for gone in before.into_iter().flatten() {
-            tracing::info!(listener = %gone.name, address = %gone.address, "removed; its connections finish what is in flight");
-            self.left.push(gone.configured);
+            let address = weir_config::explain::listed(&gone.addresses);
+            tracing::info!(listener = %gone.name, address, "removed; its connections finish what is in flight");
+            self.left.extend(gone.configured);
             told.remove.push(gone.name);
         }
         told
@@ -143,13 +164,19 @@ impl Sockets {
 impl Told {
     fn share(&mut self, bound: &Bound) {
         self.add.push(bound.name.clone());
-        for (share, socket) in self.shares.iter_mut().zip(&bound.sockets) {
-            match socket.try_clone() {
-                Ok(socket) => share.push((bound.name.clone(), socket)),
+        for (share, sockets) in self.shares.iter_mut().zip(&bound.sockets) {
+            let copied = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
+            match copied {
+                Ok(sockets) => share.push((bound.name.clone(), sockets)),
                 Err(error) => tracing::error!(listener = %bound.name, %error, "a worker gets no socket (out of descriptors?)"),
             }
         }
     }
+}
+
+/// Whether the machine does not have an address, or its family.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Connections that may wait to be accepted.

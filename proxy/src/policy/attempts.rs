@@ -146,7 +146,7 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
                 Box::pin(wait(delay, clocks)).await?;
             }
         }
-        endpoint = job.cluster.pick_beside(worker.draw(), &tries.tried)?;
+        endpoint = job.cluster.pick_beside(worker.draw(), &tries.tried, job.ends)?;
     }
 }
 
@@ -176,14 +176,14 @@ pub async fn open(cluster: &Rc<ClusterState>, worker: &Worker, ends: &Ends, repo
     let config = cluster.config();
     let mut tried = Vec::new();
     loop {
-        let endpoint = cluster.pick_beside(worker.draw(), &tried)?;
+        let endpoint = cluster.pick_beside(worker.draw(), &tried, ends)?;
         report.attempts += 1;
         report.upstream = Some(endpoint.address);
         match upstream::open(&endpoint, &config, ends).await {
             Ok(opened) => return Ok(opened),
             Err(fault) => {
                 tried.push(endpoint.address);
-                if !cluster.has_beside(&tried) || report.attempts > MAX_MOVES {
+                if !cluster.has_beside(&tried, ends) || report.attempts > MAX_MOVES {
                     return Err(fault);
                 }
                 cluster.count(Verdict::Move);
@@ -217,7 +217,7 @@ impl Tries {
             attempts: self.attempts,
             moves: self.moves,
             replays: self.replays,
-            elsewhere: job.cluster.has_beside(&self.tried),
+            elsewhere: job.cluster.has_beside(&self.tried, job.ends),
             replayable: job.body.is_replayable(),
             remaining: clocks.remaining(Instant::now()),
             per_try: job.rule.timeouts.per_try,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use weir_config::snapshot::{CallerTls, EdgeTls, Limits, ListenerId, Speaks};
+use weir_config::snapshot::{CallerTls, EdgeTls, Limits, Listener, ListenerId, Speaks};
 
 use super::Worker;
 use super::prepared::Prepared;
@@ -31,7 +31,7 @@ pub struct ListenerState {
     stop: Notify,
     stopped: Cell<bool>,
     drained: Cell<bool>,
-    acceptor: RefCell<Option<JoinHandle<()>>>,
+    acceptors: RefCell<Vec<JoinHandle<()>>>,
 }
 
 /// A snapshot, and the listener's place in it.
@@ -58,7 +58,7 @@ impl ListenerState {
             stop: Notify::new(),
             stopped: Cell::new(false),
             drained: Cell::new(false),
-            acceptor: RefCell::default(),
+            acceptors: RefCell::default(),
         })
     }
 
@@ -78,6 +78,17 @@ impl ListenerState {
     pub fn speaks(&self) -> Speaks {
         let current = self.current.borrow();
         current.prepared.snapshot().listener(current.id).speaks
+    }
+
+    /// Asks the configuration in force.
+    pub fn with_config<T>(&self, ask: impl FnOnce(&Listener) -> T) -> T {
+        let current = self.current.borrow();
+        ask(current.prepared.snapshot().listener(current.id))
+    }
+
+    /// Whether something of weir itself listens on this port.
+    pub fn is_own_port(&self, port: u16) -> bool {
+        self.current.borrow().prepared.snapshot().is_own_port(port)
     }
 
     /// The certificate for callers from outside the mesh.
@@ -130,7 +141,7 @@ impl ListenerState {
     /// Stops accepting.
     pub fn stop(&self) {
         self.stopped.set(true);
-        self.stop.notify_one();
+        self.stop.notify_waiters();
     }
 
     /// Waits to be stopped.
@@ -145,16 +156,16 @@ impl ListenerState {
         self.drained.get()
     }
 
-    /// Remembers the task that accepts.
+    /// Remembers a task that accepts.
     pub fn accepted_by(&self, task: JoinHandle<()>) {
-        *self.acceptor.borrow_mut() = Some(task);
+        self.acceptors.borrow_mut().push(task);
     }
 
     /// Lets the connections finish, and aborts them at the deadline; gives how many were. The listener is stopped.
     pub async fn drain(&self, deadline: Duration) -> usize {
-        // The acceptor still takes what the kernel holds; without it there may seem to be nothing to wait for.
-        let acceptor = self.acceptor.borrow_mut().take();
-        if let Some(acceptor) = acceptor {
+        // The acceptors still take what the kernel holds; without that there may seem to be nothing to wait for.
+        let acceptors = self.acceptors.take();
+        for acceptor in acceptors {
             let _ = acceptor.await;
         }
         let open = self.connections.len();

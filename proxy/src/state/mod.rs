@@ -9,7 +9,7 @@ pub mod prepared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,6 +87,9 @@ impl Shared {
     }
 }
 
+/// The sockets of one worker, by listener.
+pub type Share = Vec<(Box<str>, Vec<TcpListener>)>;
+
 /// What a worker is told.
 pub enum Message {
     /// There is a new snapshot: follow it, and know its listeners.
@@ -98,7 +101,7 @@ pub enum Message {
     },
     /// Accept on these sockets. Told only when every worker has been told to know the listeners, so that a connection
     /// is never handed to a worker that does not.
-    Accept(Vec<(Box<str>, std::net::TcpListener)>),
+    Accept(Share),
     /// Serve this connection, which another worker accepted.
     Connection(Box<str>, TcpStream),
     /// Say that everything told before is done.

@@ -46,6 +46,16 @@ impl Side {
         }
     }
 
+    /// Ready when it has said something, or is over. What it said is taken later.
+    pub fn poll_said(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Wire(wire) if wire.is_empty() => wire.poll_fill(cx).map(drop),
+            Self::Wire(_) => Poll::Ready(()),
+            // A stream is asked for by those only who have something to say themselves.
+            Self::Stream(_) => Poll::Pending,
+        }
+    }
+
     /// What came from it; `None` at its end.
     ///
     /// # Errors

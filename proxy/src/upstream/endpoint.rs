@@ -1,7 +1,7 @@
 //! One address, and what must outlive a snapshot: its connections and its load.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{h1, h2};
@@ -12,6 +12,8 @@ use crate::tls::follow::Holder;
 pub struct Endpoint {
     /// The address.
     pub address: SocketAddr,
+    /// The address that its connections come from, if that is not for the kernel to choose.
+    pub from: Option<IpAddr>,
     /// Requests in flight from this worker.
     pub in_flight: Cell<u32>,
     /// Idle HTTP/1 connections.
@@ -26,9 +28,9 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// An address nobody has called yet.
-    pub fn new(address: SocketAddr, shard: &Arc<ClusterShard>, tls: &Arc<Holder>) -> Self {
+    pub fn new(address: SocketAddr, from: Option<IpAddr>, shard: &Arc<ClusterShard>, tls: &Arc<Holder>) -> Self {
         let (shard, tls) = (Arc::clone(shard), Arc::clone(tls));
-        Self { address, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard, tls }
+        Self { address, from, in_flight: Cell::new(0), h1: h1::Pool::default(), h2: h2::Pool::default(), shard, tls }
     }
 
     /// Takes no new requests: idle connections close now, busy ones when their requests are done.

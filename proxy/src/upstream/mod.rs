@@ -11,6 +11,8 @@ pub mod h2;
 pub mod informational;
 pub mod pump;
 
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use http::Response;
 use http::request::Parts;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use weir_config::snapshot::Cluster;
 
 use crate::error::Fault;
@@ -231,11 +233,11 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
     let address = endpoint.address;
     let until = tokio::time::Instant::now() + cluster.connect_timeout;
     let opened = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = dial(endpoint).await?;
         if let Some((version, ends)) = cluster.proxy_protocol.zip(told) {
             stream.write_all(&proxy_protocol::header(version, ends)?).await?;
         }
-        Ok::<_, std::io::Error>(stream)
+        Ok::<_, io::Error>(stream)
     };
     let stream = match tokio::time::timeout_at(until, opened).await {
         Ok(Ok(stream)) => {
@@ -264,6 +266,13 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
         }
     }
     secured.map_err(Fault::UpstreamTls)
+}
+
+async fn dial(endpoint: &Endpoint) -> io::Result<TcpStream> {
+    let Some(from) = endpoint.from else { return TcpStream::connect(endpoint.address).await };
+    let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(endpoint.address).await
 }
 
 /// Opens a connection for a tunnel.

@@ -1,0 +1,131 @@
+//! Endpoints that nobody configured: where redirected connections were going.
+//!
+//! Made when they are first asked for and forgotten when nobody has for a while, so that what callers ask for cannot fill the
+//! memory. The app's own address is tried first, for most apps listen on all; then the same port on loopback, for the rest.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use weir_config::snapshot::Destination;
+
+use crate::upstream::endpoint::Endpoint;
+
+/// Destinations that are remembered at a time. Of others no connection is kept.
+const MAX: usize = 1024;
+
+/// The endpoints for each destination.
+#[derive(Default)]
+pub struct Destinations(RefCell<HashMap<SocketAddr, Rc<Candidates>>>);
+
+/// The endpoints that may stand for one destination.
+struct Candidates {
+    endpoints: Box<[Rc<Endpoint>]>,
+    /// The one that answered last.
+    preferred: Cell<usize>,
+    used: Cell<Instant>,
+}
+
+impl Destinations {
+    /// An endpoint for a destination: one that was not tried, if there is one. `make` makes an endpoint for an address that
+    /// is called from another.
+    pub fn pick(
+        &self,
+        kind: Destination,
+        to: SocketAddr,
+        tried: &[SocketAddr],
+        make: impl Fn(SocketAddr, Option<IpAddr>) -> Endpoint,
+    ) -> Rc<Endpoint> {
+        let candidates = self.candidates(kind, to, make);
+        candidates.used.set(Instant::now());
+        let count = candidates.endpoints.len();
+        let preferred = candidates.preferred.get();
+        let in_turn = (preferred..preferred + count).map(|place| place % count);
+        let fresh = in_turn.clone().find(|place| !tried.contains(&candidates.endpoints[*place].address));
+        let place = fresh.unwrap_or(preferred);
+        candidates.preferred.set(place);
+        Rc::clone(&candidates.endpoints[place])
+    }
+
+    fn candidates(
+        &self,
+        kind: Destination,
+        to: SocketAddr,
+        make: impl Fn(SocketAddr, Option<IpAddr>) -> Endpoint,
+    ) -> Rc<Candidates> {
+        let mut known = self.0.borrow_mut();
+        if let Some(found) = known.get(&to) {
+            return Rc::clone(found);
+        }
+        let endpoints = addresses(kind, to).map(|(address, from)| Rc::new(make(address, from)));
+        let made =
+            Rc::new(Candidates { endpoints: endpoints.collect(), preferred: Cell::new(0), used: Cell::new(Instant::now()) });
+        if known.len() < MAX {
+            known.insert(to, Rc::clone(&made));
+        }
+        made
+    }
+
+    /// Whether there is an endpoint for a destination that was not tried.
+    pub fn has_beside(kind: Destination, to: SocketAddr, tried: &[SocketAddr]) -> bool {
+        addresses(kind, to).any(|(address, _)| !tried.contains(&address))
+    }
+
+    /// Closes what has been idle too long, and forgets destinations that nobody has asked for in that time.
+    pub fn sweep(&self, now: Instant, limit: Duration) {
+        self.0.borrow_mut().retain(|_, candidates| {
+            let idle = candidates.endpoints.iter().all(|endpoint| endpoint.in_flight.get() == 0);
+            let keeps = !idle || now.saturating_duration_since(candidates.used.get()) < limit;
+            for endpoint in &candidates.endpoints {
+                endpoint.h1.sweep(now, limit);
+                endpoint.h2.sweep(now, limit);
+                if !keeps {
+                    endpoint.retire();
+                }
+            }
+            keeps
+        });
+    }
+
+    /// Gives all of them up.
+    pub fn retire(&self) {
+        for candidates in self.0.take().into_values() {
+            candidates.endpoints.iter().for_each(|endpoint| endpoint.retire());
+        }
+    }
+}
+
+/// The addresses that may stand for a destination, and where calls to them come from. The app is called from loopback, by
+/// which the rules of redirection know that the call is weir's (`weir_deploy::redirect::plan`).
+fn addresses(kind: Destination, to: SocketAddr) -> impl Iterator<Item = (SocketAddr, Option<IpAddr>)> {
+    let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let (near, far) = if to.is_ipv4() { (v4, v6) } else { (v6, v4) };
+    let is_app = kind == Destination::App;
+    let loopback = |address| (SocketAddr::new(address, to.port()), None);
+    let first = (to, (is_app && !to.ip().is_loopback()).then_some(near));
+    let rest = [near, far].map(loopback).into_iter().filter(move |(address, _)| is_app && *address != to);
+    std::iter::once(first).chain(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(kind: Destination, to: &str) -> Vec<String> {
+        let told = |(address, from): (SocketAddr, Option<IpAddr>)| match from {
+            Some(from) => format!("{address} from {from}"),
+            None => address.to_string(),
+        };
+        addresses(kind, to.parse().unwrap()).map(told).collect()
+    }
+
+    #[test]
+    fn the_app_is_where_it_was_called_or_on_loopback() {
+        assert_eq!(listed(Destination::Elsewhere, "10.0.0.1:80"), ["10.0.0.1:80"]);
+        assert_eq!(listed(Destination::App, "10.0.0.1:80"), ["10.0.0.1:80 from 127.0.0.1", "127.0.0.1:80", "[::1]:80"]);
+        assert_eq!(listed(Destination::App, "[fd00::1]:80"), ["[fd00::1]:80 from ::1", "[::1]:80", "127.0.0.1:80"]);
+        assert_eq!(listed(Destination::App, "127.0.0.1:80"), ["127.0.0.1:80", "[::1]:80"]);
+    }
+}

@@ -1,0 +1,186 @@
+//! Connections that the kernel handed over: where they were going, and what they speak.
+//!
+//! Decides by what is declared for the port, by what mutual TLS has agreed on, else by the first bytes ([`crate::detect`]).
+//! A caller that says nothing may wait for a server that speaks first; so whoever it wants to reach is called meanwhile, and
+//! the first of the two to speak decides.
+
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use weir_config::schema::PortProtocol;
+use weir_config::snapshot::Listener;
+
+use crate::detect::{Spoken, judge};
+use crate::drain::Member;
+use crate::http::admission::permits_opaque;
+use crate::http::connection::Connection;
+use crate::opening::{Hello, Patience, Unjudged, client_hello, read_or_end};
+use crate::policy::attempts::{self, Report};
+use crate::proxy_protocol::Ends;
+use crate::socket::Socket;
+use crate::tcp::{self, Early};
+
+/// Most callers that speak first do so at once. Nobody is called on their behalf before that.
+const GRACE: Duration = Duration::from_millis(1);
+/// Where a caller was going nobody answers. If it has not said by now what else it wants, it hears of that.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Where a connection was going. `None` if it was not handed over, or was going to nobody but the listener itself.
+///
+/// # Errors
+/// It was going to another port of weir's own: the answer would come round to weir for ever.
+pub(super) fn ends(stream: &TcpStream, peer: SocketAddr, local: SocketAddr, own: impl Fn(u16) -> bool) -> Result<Ends, Ends> {
+    let direct = Ends::direct(peer, local);
+    let Some(to) = destination(stream, local).filter(|to| *to != local) else { return Ok(direct) };
+    let redirected = Ends { peer, local: to, destination: Some(to) };
+    let here = to.ip().is_loopback() || to.ip() == peer.ip() || to.ip() == local.ip();
+    match here && own(to.port()) {
+        false => Ok(redirected),
+        true if to.port() == local.port() => Ok(direct),
+        true => Err(redirected),
+    }
+}
+
+/// `SO_ORIGINAL_DST`, for which connection tracking remembers it. IPv4 may come mapped into IPv6.
+fn destination(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let told = match local.ip().to_canonical() {
+        IpAddr::V4(_) => socket.original_dst_v4(),
+        IpAddr::V6(_) => socket.original_dst_v6(),
+    };
+    let to = told.ok()?.as_socket()?;
+    Some(SocketAddr::new(to.ip().to_canonical(), to.port()))
+}
+
+/// What is known of a connection before its first bytes are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Agreed {
+    /// Mutual TLS has agreed on HTTP.
+    Http,
+    /// Mutual TLS has agreed on opaque bytes.
+    Opaque,
+    /// Nothing.
+    Nothing,
+}
+
+/// What remains to be served: HTTP.
+pub(super) type Http = (Rc<Connection>, Socket, BytesMut, Member);
+
+/// Serves a connection to its end, unless it speaks HTTP. `begun` was read from the stream already.
+pub(super) async fn serve(
+    connection: Rc<Connection>,
+    mut stream: Socket,
+    mut begun: BytesMut,
+    member: Member,
+    agreed: Agreed,
+) -> Option<Http> {
+    let found = match known(&connection, agreed) {
+        Some(spoken) => Found { spoken, early: None },
+        None => find_out(&connection, &mut stream, &mut begun, &member).await?,
+    };
+    match found.spoken {
+        Spoken::Http => return Some((connection, stream, begun, member)),
+        Spoken::Opaque => Box::pin(tcp::go_on(connection, stream, begun, member, None, found.early)).await,
+        Spoken::Tls => Box::pin(tls(connection, stream, begun, member, found.early)).await,
+    }
+    None
+}
+
+/// TLS that is for somebody else, which may show for whom.
+async fn tls(connection: Rc<Connection>, mut stream: Socket, mut begun: BytesMut, member: Member, early: Option<Early>) {
+    let patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
+    match client_hello(&mut stream, &mut begun, &member, patience).await {
+        Some(Hello::Tls { name, .. }) => {
+            tcp::go_on(connection, stream, begun, member, Some(name.unwrap_or_default()), early).await;
+        }
+        Some(Hello::NotTls) => tcp::go_on(connection, stream, begun, member, None, early).await,
+        None => {}
+    }
+}
+
+/// What is spoken, if nobody needs to look.
+fn known(connection: &Connection, agreed: Agreed) -> Option<Spoken> {
+    match agreed {
+        Agreed::Http => return Some(Spoken::Http),
+        Agreed::Opaque => return Some(Spoken::Opaque),
+        Agreed::Nothing => {}
+    }
+    let speaks = |listener: &Listener| {
+        let port = connection.ends.destination.map_or(listener.port, |to| to.port());
+        listener.original.as_ref().map_or(PortProtocol::Http, |original| original.speaks(port))
+    };
+    match connection.listener.with_config(speaks) {
+        // Who calls an outbound listener itself can say where it wants to go in HTTP only.
+        _ if connection.ends.destination.is_none() && !connection.listener.is_inbound() => Some(Spoken::Http),
+        PortProtocol::Http => Some(Spoken::Http),
+        PortProtocol::Tcp => Some(Spoken::Opaque),
+        PortProtocol::Auto => None,
+    }
+}
+
+/// What was found out, and whom it was found out with.
+struct Found {
+    spoken: Spoken,
+    early: Option<Early>,
+}
+
+/// Looks at the first bytes of whoever speaks first. `None` if there is nobody to serve.
+async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut BytesMut, member: &Member) -> Option<Found> {
+    let mut patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
+    let at_once = read_or_end(stream, begun, member, &mut patience, judge);
+    if let Ok(judged) = tokio::time::timeout(GRACE, at_once).await {
+        return settle(judged, None);
+    }
+    let target = begun.is_empty().then(|| tcp::target(connection, None)).flatten();
+    let Some(target) = target.filter(|_| permits_opaque(connection, &connection.listener.current(&connection.worker))) else {
+        return settle(read_or_end(stream, begun, member, &mut patience, judge).await, None);
+    };
+    let current = connection.listener.current(&connection.worker);
+    let cluster = current.prepared.cluster(&connection.worker, target.cluster);
+    let mut report = Report::default();
+    let mut opened = None;
+    let judged = {
+        let mut reading = pin!(read_or_end(stream, begun, member, &mut patience, judge));
+        let mut opening = pin!(attempts::open(&cluster, &connection.worker, &connection.ends, &mut report));
+        let mut silence = pin!(tokio::time::sleep(SILENCE));
+        let judged = poll_fn(|cx| {
+            if let Poll::Ready(judged) = reading.as_mut().poll(cx) {
+                return Poll::Ready(judged);
+            }
+            if opened.is_none()
+                && let Poll::Ready(outcome) = opening.as_mut().poll(cx)
+            {
+                let now = tokio::time::Instant::now();
+                silence.as_mut().reset(now + SILENCE);
+                opened = Some(outcome);
+            }
+            match &opened {
+                None => Poll::Pending,
+                Some(Ok((_, upstream))) => upstream.poll_said(cx).map(|()| Ok(Spoken::Opaque)),
+                Some(Err(_)) => silence.as_mut().poll(cx).map(|()| Ok(Spoken::Opaque)),
+            }
+        })
+        .await;
+        if opened.is_none() && judged != Ok(Spoken::Http) && judged != Err(Unjudged::Gone) {
+            opened = Some(opening.await);
+        }
+        judged
+    };
+    settle(judged, opened.map(|opened| Early { target, opened, report }))
+}
+
+/// What is served. What does not tell is opaque, though nothing of it came: a caller that only listens is served too.
+fn settle(judged: Result<Spoken, Unjudged>, early: Option<Early>) -> Option<Found> {
+    match judged {
+        Ok(spoken) => Some(Found { spoken, early }),
+        Err(Unjudged::Ended | Unjudged::Slow) => Some(Found { spoken: Spoken::Opaque, early }),
+        Err(Unjudged::Gone) => None,
+    }
+}
