@@ -182,6 +182,7 @@ async fn carry(
 ) {
     let worker = &connection.worker;
     let cluster = current.prepared.cluster(worker, cluster);
+    cluster.count_passed_through(&connection.ends);
     let shard = &connection.listener.shard;
     if let Some(log) = &mut record.log {
         log.cluster = cluster.config().name.clone();

@@ -16,7 +16,7 @@ use super::budget::Budget;
 use super::destinations::Destinations;
 use super::discovery::{Discovery, Resolved};
 use crate::error::Fault;
-use crate::observe::metrics::ClusterShard;
+use crate::observe::metrics::{ClusterShard, class};
 use crate::proxy_protocol::Ends;
 use crate::tls::follow::Holder;
 use crate::upstream::endpoint::Endpoint;
@@ -125,8 +125,9 @@ impl ClusterState {
     /// # Errors
     /// Why there is none.
     pub fn pick(&self, draw: u64, ends: &Ends) -> Result<Rc<Endpoint>, Fault> {
-        if let Some((kind, to)) = self.destined(ends) {
-            return Ok(self.destinations.pick(kind, to, &[], |address, from| self.make(address, from)));
+        if self.destined(ends).is_some() {
+            self.count_passed_through(ends);
+            return self.pick_beside(draw, &[], ends);
         }
         if self.names.borrow().iter().any(|name| name.resolved.version() != name.seen) {
             self.rebuild();
@@ -141,6 +142,13 @@ impl ClusterState {
         let balance = self.config.borrow().balance;
         let place = super::choose(balance, weights, draw, turn, |place| set.list[place].in_flight.get());
         Ok(Rc::clone(&set.list[place]))
+    }
+
+    /// Counts what goes where no route leads, if that is what this cluster is for.
+    pub fn count_passed_through(&self, ends: &Ends) {
+        if let Some((Destination::Elsewhere, to)) = self.destined(ends) {
+            self.shard.passed_through[class(to.ip())].add(1);
+        }
     }
 
     /// Chooses an endpoint for another attempt: one that was not tried, if there is one.

@@ -21,13 +21,14 @@ use crate::detect::{Spoken, judge};
 use crate::drain::Member;
 use crate::http::admission::permits_opaque;
 use crate::http::connection::Connection;
-use crate::opening::{Hello, Patience, Unjudged, client_hello, read_or_end};
+use crate::opening::{Hello, Patience, Unjudged, client_hello, has_said_something, read_or_end};
 use crate::policy::attempts::{self, Report};
 use crate::proxy_protocol::Ends;
 use crate::socket::Socket;
 use crate::tcp::{self, Early};
 
-/// Most callers that speak first do so at once. Nobody is called on their behalf before that.
+/// Most apps that speak first do so at once. Nobody is called on their behalf before that. The app itself is: what it costs is
+/// next to nothing, and the connection serves HTTP as well.
 const GRACE: Duration = Duration::from_millis(1);
 /// Where a caller was going nobody answers. If it has not said by now what else it wants, it hears of that.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -134,9 +135,11 @@ struct Found {
 /// Looks at the first bytes of whoever speaks first. `None` if there is nobody to serve.
 async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut BytesMut, member: &Member) -> Option<Found> {
     let mut patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
-    let at_once = read_or_end(stream, begun, member, &mut patience, judge);
-    if let Ok(judged) = tokio::time::timeout(GRACE, at_once).await {
-        return settle(judged, None);
+    if !connection.listener.is_inbound() || has_said_something(stream.tcp()) {
+        let at_once = read_or_end(stream, begun, member, &mut patience, judge);
+        if let Ok(judged) = tokio::time::timeout(GRACE, at_once).await {
+            return settle(judged, None);
+        }
     }
     let target = begun.is_empty().then(|| tcp::target(connection, None)).flatten();
     let Some(target) = target.filter(|_| permits_opaque(connection, &connection.listener.current(&connection.worker))) else {
@@ -173,6 +176,13 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
         }
         judged
     };
+    if judged == Ok(Spoken::Http) {
+        // What says nothing is there for HTTP too.
+        if let Some(Ok((lease, _))) = opened {
+            lease.unused(&cluster.config());
+        }
+        return settle(judged, None);
+    }
     settle(judged, opened.map(|opened| Early { target, opened, report }))
 }
 

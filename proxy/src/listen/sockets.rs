@@ -98,7 +98,7 @@ impl Sockets {
     async fn bind(&self, listener: &Listener) -> anyhow::Result<Bound> {
         let (mut addresses, mut sockets) = (Vec::new(), (0..self.workers).map(|_| Vec::new()).collect::<Vec<_>>());
         for address in &listener.addresses {
-            let bound = match self.bind_one(*address).await {
+            let bound = match self.bind_one(*address, listener.addresses.len() > 1).await {
                 Err(error) if listener.addresses.len() > 1 && is_absent(&error) => {
                     tracing::warn!(listener = %listener.name, %address, %error, "not listened on: this machine does not have it");
                     continue;
@@ -114,11 +114,11 @@ impl Sockets {
         Ok(Bound { name: listener.name.clone(), configured: listener.addresses.clone(), addresses, sockets })
     }
 
-    async fn bind_one(&self, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
+    async fn bind_one(&self, address: SocketAddr, only: bool) -> io::Result<Vec<TcpListener>> {
         let patience = if self.left.contains(&address) { PATIENCE } else { Duration::ZERO };
         let until = tokio::time::Instant::now() + patience;
         loop {
-            match bind(address, self.workers) {
+            match bind(address, only, self.workers) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && tokio::time::Instant::now() < until => {
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -187,21 +187,22 @@ fn keep_alive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3)
 }
 
-/// Binds one socket for each worker to the same address. Port 0 becomes a free port, the same for all.
+/// Binds one socket for each worker to the same address. Port 0 becomes a free port, the same for all. `only` an address's own
+/// family: by itself `[::]` takes IPv4 too, but not from another address of the same list.
 ///
 /// # Errors
 /// Why the address cannot be bound.
-fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+fn bind(address: SocketAddr, only: bool, workers: usize) -> io::Result<Vec<TcpListener>> {
     // SO_REUSEPORT would happily share the port with a stranger of the same user; without it, one is noticed. This
     // socket never listens, so no connection can arrive at it and be lost.
     if address.port() != 0 {
-        drop(bound(address, false)?);
+        drop(bound(address, only, false)?);
     }
-    let first = bound(address, workers > 1)?;
+    let first = bound(address, only, workers > 1)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(bound(address, true)?);
+        sockets.push(bound(address, only, true)?);
     }
     for socket in &sockets {
         socket.listen(BACKLOG)?;
@@ -209,8 +210,11 @@ fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
     Ok(sockets.into_iter().map(Into::into).collect())
 }
 
-fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn bound(address: SocketAddr, only: bool, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if only && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     // Connections of an earlier process in TIME_WAIT do not keep the port.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;

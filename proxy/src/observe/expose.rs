@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::metrics::{BOUNDS_US, Cell, ClusterShard, Histogram, ListenerShard, Metrics, RuleKey, RuleShard};
+use super::metrics::{BOUNDS_US, CLASSES, Cell, ClusterShard, Histogram, ListenerShard, Metrics, RuleKey, RuleShard};
 use weir_config::policy::Denied;
 
 use crate::error::Flag;
@@ -178,6 +178,18 @@ fn clusters(out: &mut Text, metrics: &Metrics) {
         out.line(name, &[("cluster", cluster), ("kind", "retry")], sum(shards, |s| &s.retries));
         out.line(name, &[("cluster", cluster), ("kind", "replay")], sum(shards, |s| &s.replays));
         out.line(name, &[("cluster", cluster), ("kind", "move")], sum(shards, |s| &s.moves));
+    }
+    let name = "weir_passthrough_total";
+    out.head(
+        name,
+        "counter",
+        "Requests, and connections of what is not HTTP, that went where no route leads, by kind of address.",
+    );
+    for (cluster, shards) in &rows {
+        let counts = CLASSES.iter().enumerate().map(|(place, class)| (class, sum(shards, |s| &s.passed_through[place])));
+        for (class, count) in counts.filter(|(_, count)| *count > 0) {
+            out.line(name, &[("cluster", cluster), ("class", class)], count);
+        }
     }
     let name = "weir_upstream_retries_denied_total";
     out.head(name, "counter", "Retries that a rule asked for and that were not made, by reason.");

@@ -102,6 +102,24 @@ pub struct ClusterShard {
     pub moves: Cell,
     /// Retries that were asked for and not made, by reason.
     pub denied: [Cell; Denied::ALL.len()],
+    /// Requests, and connections of what is none, that went where no route leads, by [`CLASSES`].
+    pub passed_through: [Cell; CLASSES.len()],
+}
+
+/// Kinds of addresses.
+pub const CLASSES: [&str; 4] = ["loopback", "link-local", "private", "public"];
+
+/// The place of an address among [`CLASSES`]. Private are RFC 1918, RFC 6598 and unique local ones.
+pub fn class(address: std::net::IpAddr) -> usize {
+    use std::net::IpAddr;
+    match address.to_canonical() {
+        address if address.is_loopback() => 0,
+        IpAddr::V4(address) if address.is_link_local() => 1,
+        IpAddr::V6(address) if address.is_unicast_link_local() => 1,
+        IpAddr::V4(address) if address.is_private() || (address.octets()[0] == 100 && address.octets()[1] & 0xc0 == 64) => 2,
+        IpAddr::V6(address) if address.is_unique_local() => 2,
+        IpAddr::V4(_) | IpAddr::V6(_) => 3,
+    }
 }
 
 /// The numbers of one listener.

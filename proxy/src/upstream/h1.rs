@@ -119,6 +119,11 @@ impl Exchange {
         Self { connection, keep_alive: false, upload: None }
     }
 
+    /// Nothing was sent or received: the connection may serve an exchange.
+    pub(super) fn unused(self, endpoint: &Endpoint) {
+        endpoint.h1.put(self.connection);
+    }
+
     /// The socket.
     pub(super) fn wire(&self) -> Rc<Wire> {
         Rc::clone(&self.connection.wire)

@@ -67,6 +67,13 @@ impl Lease {
         }
     }
 
+    /// Opened for a tunnel that there will not be: the connection may serve HTTP, if it is nothing but a connection.
+    pub fn unused(self, cluster: &Cluster) {
+        if let (Connection::H1(exchange), None, None) = (self.connection, &cluster.tls, cluster.proxy_protocol) {
+            exchange.unused(&self.load.0);
+        }
+    }
+
     /// The response is complete: the connection may serve the next exchange, unless the request is still being sent.
     pub fn finished(self) {
         match self.connection {
