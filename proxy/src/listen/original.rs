@@ -8,7 +8,7 @@ use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +19,7 @@ use weir_config::snapshot::Listener;
 
 use crate::detect::{Spoken, judge};
 use crate::drain::Member;
+use crate::error::Fault;
 use crate::http::admission::permits_opaque;
 use crate::http::connection::Connection;
 use crate::opening::{Hello, Patience, Unjudged, client_hello, has_said_something, read_or_end};
@@ -166,7 +167,14 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
             }
             match &opened {
                 None => Poll::Pending,
-                Some(Ok((_, upstream))) => upstream.poll_said(cx).map(|()| Ok(Spoken::Opaque)),
+                Some(Ok((_, upstream))) => {
+                    let said = ready!(upstream.poll_said(cx));
+                    if said.is_err() {
+                        // Nobody sees this error a second time.
+                        opened = Some(Err(Fault::UpstreamReset));
+                    }
+                    Poll::Ready(Ok(Spoken::Opaque))
+                }
                 Some(Err(_)) => silence.as_mut().poll(cx).map(|()| Ok(Spoken::Opaque)),
             }
         })

@@ -46,11 +46,14 @@ impl Side {
         }
     }
 
-    /// Ready when it has said something, or is over. What it said is taken later.
-    pub fn poll_said(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when it has said something, or has no more to say. What it said is taken later.
+    ///
+    /// # Errors
+    /// It broke.
+    pub fn poll_said(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Wire(wire) if wire.is_empty() => wire.poll_fill(cx).map(drop),
-            Self::Wire(_) => Poll::Ready(()),
+            Self::Wire(wire) if wire.is_empty() => wire.poll_fill(cx).map_ok(drop),
+            Self::Wire(_) => Poll::Ready(Ok(())),
             // A stream is asked for by those only who have something to say themselves.
             Self::Stream(_) => Poll::Pending,
         }

@@ -1,0 +1,79 @@
+"""Services in which somebody other than HTTP speaks, and clients of theirs that check what they hear.
+
+    talk_peer.py serve ADDRESS PORT       greets every caller, then echoes lines in capitals
+    talk_peer.py greeted ADDRESS PORT N   connects N times, waits for the greeting, says a line; prints the median milliseconds to the greeting
+    talk_peer.py silent ADDRESS PORT      connects, sends nothing, and ends its side at once; prints what it hears
+    talk_peer.py slow ADDRESS PORT        an HTTP/2 preface, one byte each 100 ms; prints the type of the first frame that comes back
+    talk_peer.py torn ADDRESS PORT        a request of HTTP/1.1, one byte each 20 ms; prints the first line of the answer
+"""
+
+import socket
+import socketserver
+import statistics
+import sys
+import time
+
+
+class Greeter(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"220 at your service\r\n")
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+def connect(address, port):
+    connection = socket.create_connection((address, int(port)), timeout=20)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def serve(address, port):
+    Server.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with Server((address, int(port)), Greeter) as server:
+        print("serving", flush=True)
+        server.serve_forever()
+
+
+def greeted(address, port, count):
+    took = []
+    for _ in range(int(count)):
+        begun = time.perf_counter()
+        with connect(address, port) as connection:
+            stream = connection.makefile("rwb", buffering=0)
+            assert stream.readline() == b"220 at your service\r\n"
+            took.append(time.perf_counter() - begun)
+            stream.write(b"hello\n")
+            assert stream.readline() == b"HELLO\n"
+    print(f"{statistics.median(took) * 1000:.3f}")
+
+
+def silent(address, port):
+    with connect(address, port) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        print(connection.makefile("rb").read().decode(), end="")
+
+
+def drip(address, port, data, pause):
+    connection = connect(address, port)
+    for place in range(len(data)):
+        connection.sendall(data[place : place + 1])
+        time.sleep(pause)
+    return connection.makefile("rb")
+
+
+def slow(address, port):
+    stream = drip(address, port, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0.1)
+    print(stream.read(9)[3])
+
+
+def torn(address, port):
+    stream = drip(address, port, b"GET / HTTP/1.1\r\nhost: torn\r\nconnection: close\r\n\r\n", 0.02)
+    print(stream.readline().decode().strip())
+
+
+globals()[sys.argv[1]](*sys.argv[2:])

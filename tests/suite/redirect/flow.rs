@@ -1,0 +1,300 @@
+//! Two pods with a weir beside each app, and apps that know nothing of it.
+
+use weir_tests::peers::Peer;
+use weir_tests::pod::{Pod, Program, join, weir};
+use weir_tests::{Result, Trial, holds, same, test_with};
+
+pub fn trials() -> Vec<Trial> {
+    let needs = ["nginx", "curl", "redis-server", "nft", "iptables"].map(Peer::Program).into_iter().chain([Peer::Namespaces]);
+    let needs: Vec<Peer> = needs.collect();
+    let mut trials = vec![
+        test_with("redirect::flow::the_app_is_found_wherever_it_listens", &needs, wherever),
+        test_with("redirect::flow::ports_of_weir_itself_are_refused", &needs, own_ports),
+        test_with("redirect::flow::who_speaks_first_is_heard_at_once", &needs, speaks_first),
+        test_with("redirect::flow::slow_and_torn_beginnings_are_what_they_are", &needs, slow),
+        test_with("redirect::flow::routes_by_destination_and_by_server_name", &needs, destinations),
+        test_with("redirect::flow::unknown_destinations_are_refused_where_they_are_to_be", &needs, denied),
+        test_with("redirect::flow::a_pod_calls_itself_as_a_service", &needs, itself),
+    ];
+    for backend in ["nftables", "iptables-nft", "iptables-legacy"] {
+        for families in ["ipv4", "ipv6", "dual"] {
+            let name = format!("redirect::flow::{}_{families}", backend.replace('-', "_"));
+            trials.push(test_with(&name, &needs, move || matrix(backend, families)));
+        }
+    }
+    trials
+}
+
+const SIDECAR: &str = "
+admin: { listen: 127.0.0.1:15000 }
+probes: { listen: 0.0.0.0:15020 }
+access_log: { path: stdout }
+listeners:
+  - { name: inbound, listen: ['0.0.0.0:15006', '[::]:15006'], direction: inbound, original_destination: true }
+  - { name: outbound, listen: ['127.0.0.1:15001', '[::1]:15001'], direction: outbound, original_destination: true }
+";
+
+/// Two pods that reach each other as 10.0.0.1 and .2, fd00:0::1 and ::2.
+struct Pair {
+    client: Pod,
+    server: Pod,
+    programs: Vec<Program>,
+    dir: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new(install: &str) -> Result<Self> {
+        let (client, server) = (Pod::new()?, Pod::new()?);
+        join(&client, &server, 0)?;
+        for pod in [&client, &server] {
+            pod.run(&format!("{} redirect install {install}", weir_tests::weir::binary().display()))?;
+        }
+        Ok(Self { client, server, programs: Vec::new(), dir: tempfile::tempdir()? })
+    }
+
+    /// A weir in each, with the same configuration.
+    fn with_sidecars(install: &str, client: &str, server: &str) -> Result<Self> {
+        let mut pair = Self::new(install)?;
+        pair.programs.push(weir(&pair.client, client)?);
+        pair.programs.push(weir(&pair.server, server)?);
+        Ok(pair)
+    }
+
+    /// A server of HTTP that says on which address it was asked, and whether by HTTP/1 or HTTP/2.
+    fn serve_http(&mut self, listens: &[&str]) -> Result {
+        let path = self.dir.path().display();
+        let servers: String = listens
+            .iter()
+            .map(|listen| {
+                format!("server {{ listen {listen}; location / {{ return 200 \"$server_port by $server_protocol\\n\"; }} }}\n")
+            })
+            .collect();
+        let conf = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log stderr; events {{}}
+             http {{ access_log off; client_body_temp_path {path}/b; proxy_temp_path {path}/p; fastcgi_temp_path {path}/f;
+                     uwsgi_temp_path {path}/u; scgi_temp_path {path}/s; {servers} }}"
+        );
+        let file = self.dir.path().join("nginx.conf");
+        std::fs::write(&file, conf)?;
+        let mut nginx = self.server.command("nginx");
+        nginx.arg("-c").arg(&file).args(["-e", "stderr"]);
+        self.programs.push(Program::start(nginx)?);
+        let port = listens.first().and_then(|listen| listen.split_whitespace().next()).unwrap_or_default();
+        self.listening(port.rsplit(':').next().unwrap_or_default())
+    }
+
+    fn serve_redis(&mut self, port: u16) -> Result {
+        let mut redis = self.server.command("redis-server");
+        redis.args(["--port", &port.to_string(), "--protected-mode", "no", "--save", "", "--bind", "*", "-::*"]);
+        self.programs.push(Program::start(redis)?);
+        self.listening(&port.to_string())
+    }
+
+    fn serve_greetings(&mut self, address: &str, port: u16) -> Result {
+        let mut server = self.server.command("python3");
+        server.args([TALK, "serve", address, &port.to_string()]);
+        let mut server = Program::start(server)?;
+        server.wait_for("serving")?;
+        self.programs.push(server);
+        Ok(())
+    }
+
+    /// Waits until the server listens on a port.
+    fn listening(&self, port: &str) -> Result {
+        for _ in 0..2000 {
+            if self.server.run(&format!("ss -Hltn sport = :{port}"))?.contains("LISTEN") {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Err(format!("nobody listens on {port}").into())
+    }
+
+    fn curl(&self, arguments: &str) -> Result<String> {
+        self.client.run(&format!("curl -sS -m 10 {arguments} 2>&1 || echo exit=$?"))
+    }
+
+    fn talk(&self, arguments: &str) -> Result<String> {
+        Ok(self.client.run(&format!("python3 {TALK} {arguments}"))?.trim().to_owned())
+    }
+
+    /// The sum of a counter of one of the weirs over all series that have these labels.
+    fn counter(&self, pod: &Pod, name: &str, labels: &str) -> Result<u64> {
+        let metrics = pod.run("curl -sS http://127.0.0.1:15000/metrics")?;
+        let lines = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+    }
+}
+
+/// Runs what follows as a user whose connections are left alone.
+const DIRECT: &str = "setpriv --reuid 1337 --clear-groups";
+const TALK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/talk_peer.py");
+
+async fn matrix(backend: &'static str, families: &'static str) -> Result {
+    let ipv6 = if families == "ipv4" { "off" } else { "on" };
+    let mut pair = Pair::with_sidecars(&format!("--backend {backend} --ipv6 {ipv6}"), SIDECAR, SIDECAR)?;
+    pair.serve_http(&["8080", "[::]:8080 ipv6only=on", "8081 http2", "[::]:8081 http2 ipv6only=on"])?;
+    pair.serve_redis(7000)?;
+    pair.serve_greetings("::", 2525)?;
+    let hosts: &[&str] = match families {
+        "ipv4" => &["10.0.0.2"],
+        "ipv6" => &["fd00:0::2"],
+        _ => &["10.0.0.2", "fd00:0::2"],
+    };
+    for host in hosts {
+        let url = if host.contains(':') { format!("'http://[{host}]") } else { format!("'http://{host}") };
+        same!(pair.curl(&format!("{url}:8080/'"))?, "8080 by HTTP/1.1\n", "{host}");
+        same!(pair.curl(&format!("--http2-prior-knowledge {url}:8081/'"))?, "8081 by HTTP/2.0\n", "{host}");
+        same!(pair.client.run(&format!("redis-cli -h {host} -p 7000 set k {host}"))?.trim(), "OK");
+        same!(pair.client.run(&format!("redis-cli -h {host} -p 7000 get k"))?.trim(), *host);
+        pair.talk(&format!("greeted {host} 2525 3"))?;
+        same!(pair.talk(&format!("silent {host} 2525"))?, "220 at your service");
+    }
+    let times = hosts.len() as u64;
+    for (pod, listener) in [(&pair.client, "outbound"), (&pair.server, "inbound")] {
+        let labels = |protocol: &str| format!("listener=\"{listener}\",protocol=\"{protocol}\"");
+        let count = |protocol| pair.counter(pod, "weir_downstream_protocols_total", &labels(protocol));
+        same!(count("http1")?, times, "{listener}");
+        same!(count("http2")?, times, "{listener}");
+        // Redis twice, greetings three times, once in silence.
+        same!(count("tcp")?, times * 6, "{listener}");
+    }
+    same!(pair.counter(&pair.client, "weir_passthrough_total", "class=\"private\"")?, times * 8);
+    Ok(())
+}
+
+async fn wherever() -> Result {
+    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    pair.serve_http(&["0.0.0.0:8080", "127.0.0.1:8081", "10.0.0.2:8082", "[::1]:8083", "[fd00:0::2]:8084"])?;
+    for port in 8080..=8083 {
+        same!(pair.curl(&format!("http://10.0.0.2:{port}/"))?, format!("{port} by HTTP/1.1\n"));
+    }
+    for port in [8081, 8083, 8084] {
+        same!(pair.curl(&format!("'http://[fd00:0::2]:{port}/'"))?, format!("{port} by HTTP/1.1\n"));
+    }
+    same!(pair.curl("-o /dev/null -w '%{http_code}' http://10.0.0.2:8099/")?, "503");
+    // A caller that does not speak HTTP hears of it as it would without weir, soon after at least.
+    let failed = pair.client.run(&format!("python3 {TALK} greeted 10.0.0.2 8099 1")).err().map(|error| error.to_string());
+    holds!(failed.as_ref().is_some_and(|said| said.contains("ConnectionResetError")), "{failed:?}");
+    Ok(())
+}
+
+async fn own_ports() -> Result {
+    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    pair.serve_http(&["8080"])?;
+    for port in [15000, 15001] {
+        let refused = pair.client.run(&format!("{DIRECT} curl -sS -m 5 http://10.0.0.2:{port}/ 2>&1 || true"))?;
+        holds!(refused.contains("reset") || refused.contains("Couldn't connect"), "port {port}: {refused}");
+        same!(pair.curl(&format!("-o /dev/null -w '%{{http_code}}' http://10.0.0.2:{port}/"))?, "503");
+    }
+    pair.programs[1].wait_for("\"response_code_details\":\"own_port\"")?;
+    // Probes are for all to see, and no business of redirection.
+    same!(pair.curl("-o /dev/null -w '%{http_code}' http://10.0.0.2:15020/ready")?, "200");
+    // Whoever calls the inbound listener itself has not said which port of the app it wants.
+    let lost = pair
+        .client
+        .run("setpriv --reuid 1337 --clear-groups curl -sS -m 5 -o /dev/null -w '%{http_code}' http://10.0.0.2:15006/")?;
+    same!(lost, "503");
+    same!(pair.curl("http://10.0.0.2:8080/")?, "8080 by HTTP/1.1\n");
+    Ok(())
+}
+
+async fn speaks_first() -> Result {
+    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    pair.serve_greetings("0.0.0.0", 2525)?;
+    pair.serve_greetings("0.0.0.0", 3306)?;
+    // The median of many, for machines are busy.
+    let found_out: f64 = pair.talk("greeted 10.0.0.2 2525 51")?.parse()?;
+    let declared: f64 = pair.talk("greeted 10.0.0.2 3306 51")?.parse()?;
+    holds!(found_out < 10.0, "{found_out} ms through two sidecars that find it out");
+    holds!(declared < found_out, "{declared} ms where it is declared, {found_out} ms where not");
+    Ok(())
+}
+
+async fn slow() -> Result {
+    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    pair.serve_http(&["8080", "8081 http2"])?;
+    // SETTINGS.
+    same!(pair.talk("slow 10.0.0.2 8081")?, "4");
+    same!(pair.talk("torn 10.0.0.2 8080")?, "HTTP/1.1 200 OK");
+    Ok(())
+}
+
+async fn destinations() -> Result {
+    let routes = "
+routes:
+  - { name: cache, protocol: tcp, destinations: ['10.96.0.7:6379'], rules: [{ backends: [{ cluster: cache }] }] }
+  - { name: any-greeter, protocol: tcp, destinations: ['10.96.0.0/16:*'], rules: [{ backends: [{ cluster: greeter }] }] }
+  - { name: web, hosts: [web], rules: [{ backends: [{ cluster: web }] }] }
+  - { name: secret, protocol: tls, hosts: ['*.secret.example'], rules: [{ backends: [{ cluster: web }] }] }
+clusters:
+  cache: { endpoints: ['10.0.0.2:7000'] }
+  greeter: { endpoints: ['10.0.0.2:2525'] }
+  web: { endpoints: ['10.0.0.2:8080'] }
+";
+    let mut pair = Pair::with_sidecars("", &format!("{SIDECAR}{routes}"), SIDECAR)?;
+    // Addresses of services, which nobody has: they lead somewhere only by weir.
+    pair.client.run("ip route add 10.96.0.0/16 via 10.0.0.2")?;
+    pair.serve_http(&["8080"])?;
+    pair.serve_redis(7000)?;
+    pair.serve_greetings("0.0.0.0", 2525)?;
+    same!(pair.client.run("redis-cli -h 10.96.0.7 ping")?.trim(), "PONG");
+    pair.talk("greeted 10.96.3.3 4444 1")?;
+    pair.talk("greeted 10.96.3.3 9999 1")?;
+    same!(pair.curl("--resolve web:80:10.96.0.8 http://web/")?, "8080 by HTTP/1.1\n");
+    // nginx speaks no TLS there, and says so in its own words: that is how far the bytes came.
+    let tls = pair.curl("-o /dev/null --resolve a.secret.example:443:10.96.0.9 https://a.secret.example/")?;
+    holds!(tls.contains("exit="), "{tls}");
+    for route in ["cache", "any-greeter", "web", "secret"] {
+        pair.programs[0].wait_for(&format!("\"route_name\":\"{route}\""))?;
+    }
+    pair.programs[0].wait_for("\"authority\":\"a.secret.example\"")?;
+    Ok(())
+}
+
+async fn denied() -> Result {
+    let closed = SIDECAR.replace("direction: outbound,", "direction: outbound, unknown_destinations: deny,");
+    let routes = "
+routes: [{ name: web, hosts: [web], rules: [{ backends: [{ cluster: web }] }] }]
+clusters: { web: { endpoints: ['10.0.0.2:8080'] } }
+";
+    let mut pair = Pair::with_sidecars("", &format!("{closed}{routes}"), SIDECAR)?;
+    pair.serve_http(&["8080"])?;
+    pair.serve_greetings("0.0.0.0", 2525)?;
+    same!(pair.curl("-H 'host: web' http://10.0.0.2:8080/")?, "8080 by HTTP/1.1\n");
+    let unknown = pair.curl("-o /dev/null -w '%{http_code} %header{x-weir-error}' http://10.0.0.2:8080/")?;
+    same!(unknown, "404 no_route");
+    for port in [2525, 3306] {
+        let refused = pair.client.run(&format!("echo QUIT | timeout 5 python3 {TALK} silent 10.0.0.2 {port}"));
+        let refused = refused.err().map(|error| error.to_string());
+        holds!(refused.as_ref().is_some_and(|said| said.contains("ConnectionResetError")), "{port}: {refused:?}");
+    }
+    Ok(())
+}
+
+/// The app calls a service that its own pod is part of: the call leaves by the outbound listener and comes back by the inbound
+/// one, as all others do.
+async fn itself() -> Result {
+    let routes = "
+routes: [{ name: me, hosts: [me], rules: [{ backends: [{ cluster: me }] }] }]
+clusters: { me: { endpoints: ['10.0.0.2:8080', '[fd00:0::2]:8080'] } }
+";
+    let mut pair = Pair::with_sidecars("", SIDECAR, &format!("{SIDECAR}{routes}"))?;
+    pair.serve_http(&["8080", "[::]:8080 ipv6only=on"])?;
+    pair.server.run("ip route add 10.96.0.0/16 via 10.0.0.1")?;
+    for _ in 0..8 {
+        same!(pair.server.run("curl -sS -m 5 --resolve me:80:10.96.0.1 http://me/")?, "8080 by HTTP/1.1\n");
+    }
+    // By its own addresses it calls itself without weir.
+    same!(pair.server.run("curl -sS -m 5 http://10.0.0.2:8080/")?, "8080 by HTTP/1.1\n");
+    same!(pair.server.run("curl -sS -m 5 http://127.0.0.1:8080/")?, "8080 by HTTP/1.1\n");
+    same!(
+        pair.server.run("curl -sS -m 5 -H 'host: last' --resolve me:80:10.96.0.1 http://me/ -o /dev/null -w '%{http_code}'")?,
+        "504"
+    );
+    pair.programs[1].wait_for("\"authority\":\"last\"")?;
+    let log = pair.programs[1].output()?;
+    let came = |listener: &str| log.lines().filter(|line| line.contains(&format!("\"listener\":\"{listener}\""))).count();
+    same!((came("outbound"), came("inbound")), (9, 8), "{log}");
+    Ok(())
+}
