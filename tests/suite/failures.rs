@@ -16,7 +16,11 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// What cannot be provoked from outside, and why.
-const OUT_OF_REACH: [(&str, &str); 4] = [
+const OUT_OF_REACH: [(&str, &str); 5] = [
+    (
+        "own_port",
+        "the connection is reset before there is a request, and only the kernel makes one: `redirect::flow` provokes it",
+    ),
     ("plaintext", "it needs a listener with mutual TLS: `mesh` provokes it"),
     ("bad_proxy_header", "the connection is closed before there is a request: `control::proxy_protocol` provokes it"),
     ("not_tls", "the connection is reset before there is a request: `control::passthrough` provokes it"),
