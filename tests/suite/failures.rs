@@ -16,7 +16,8 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// What cannot be provoked from outside, and why.
-const OUT_OF_REACH: [(&str, &str); 5] = [
+const OUT_OF_REACH: [(&str, &str); 6] = [
+    ("loop", "only redirection makes one: `redirect::flow` provokes it"),
     (
         "own_port",
         "the connection is reset before there is a request, and only the kernel makes one: `redirect::flow` provokes it",

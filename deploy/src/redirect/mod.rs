@@ -1,6 +1,6 @@
 //! The rules by which the kernel hands a service's connections to weir: installed once, before the service starts.
 //!
-//! [`options`] is what may be said, [`plan`] turns it into rules, and the rest tells the kernel: [`netlink`] by nf_tables,
+//! [`options`] is what may be said, [`mod@plan`] turns it into rules, and the rest tells the kernel: [`netlink`] by nf_tables,
 //! without any other program; [`iptables`] where that is not enough. [`nft`] writes them down.
 
 pub mod iptables;

@@ -67,6 +67,8 @@ pub enum Fault {
     Denied,
     /// A redirected connection was going to a port of weir's own.
     OwnPort,
+    /// A connection of weir's own was handed back to it.
+    Loop,
 }
 
 /// gRPC status codes that weir uses.
@@ -126,7 +128,7 @@ pub struct Row {
 
 impl Fault {
     /// Every fault but those of malformed requests and of TLS.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NoRoute,
         Self::NoRule,
         Self::NoEndpoint,
@@ -148,6 +150,7 @@ impl Fault {
         Self::Plaintext,
         Self::Denied,
         Self::OwnPort,
+        Self::Loop,
         Self::DownstreamGone,
     ];
 
@@ -430,6 +433,18 @@ impl Fault {
                     Flag::NoRoute,
                     "the connection was going to a port of weir's own, from where it would come back for ever",
                     "Call the app's own port. Probes and scrapers from outside call the port of `probes`, which redirection must leave alone (`--exclude-inbound-ports`).",
+                )
+            },
+            Self::Loop => Row {
+                closes_connection: true,
+                ..row(
+                    "loop",
+                    Configuration,
+                    S::LOOP_DETECTED,
+                    G::Unavailable,
+                    Flag::NoRoute,
+                    "a connection that weir opened was handed back to it by redirection",
+                    "Run weir as the user that the rules leave alone, 1337 unless `weir redirect install --uid` says otherwise; `weir redirect print` shows it.",
                 )
             },
             Self::BadRequest(bad) => Row {

@@ -24,6 +24,9 @@ pub(super) fn admit(
     head: &Parts,
     log: &mut Option<Box<LogEntry>>,
 ) -> Result<(), Fault> {
+    if connection.is_loop.get() {
+        return Err(Fault::Loop);
+    }
     let listener = current.prepared.snapshot().listener(current.id);
     // A connection that was opened in the clear is served until the listener is strict.
     let in_the_clear = connection.peer.is_none() && !connection.caller.is_encrypted();
@@ -58,6 +61,9 @@ pub fn admit_opaque(
     host: Option<&str>,
     log: &mut Option<Box<LogEntry>>,
 ) -> Result<(), Fault> {
+    if connection.is_loop.get() {
+        return Err(Fault::Loop);
+    }
     judge(connection, current, host, None, log)
 }
 

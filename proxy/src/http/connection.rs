@@ -1,6 +1,6 @@
 //! One accepted connection: which protocol it speaks, and what its requests need to know of it.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -31,6 +31,8 @@ pub struct Connection {
     pub peer: Option<Rc<Principal>>,
     /// Remembers that it does without mutual TLS, for as long as it is open.
     pub noted: OnceCell<Noted>,
+    /// Whether weir itself opened it, and had it handed back.
+    pub is_loop: Cell<bool>,
 }
 
 impl Connection {

@@ -7,7 +7,7 @@ mod original;
 mod secure;
 pub mod sockets;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -247,6 +247,7 @@ fn describe(worker: &Rc<Worker>, state: &Rc<ListenerState>, ends: Ends, shown: S
         caller,
         peer: principal,
         noted: OnceCell::new(),
+        is_loop: Cell::new(false),
     })
 }
 

@@ -27,6 +27,7 @@ use crate::policy::attempts::{self, Report};
 use crate::proxy_protocol::Ends;
 use crate::socket::Socket;
 use crate::tcp::{self, Early};
+use crate::upstream::dialed;
 
 /// Most apps that speak first do so at once. Nobody is called on their behalf before that. The app itself is: what it costs is
 /// next to nothing, and the connection serves HTTP as well.
@@ -87,12 +88,30 @@ pub(super) async fn serve(
         Some(spoken) => Found { spoken, early: None },
         None => find_out(&connection, &mut stream, &mut begun, &member).await?,
     };
+    // Whoever serves it refuses it, each in its own words.
+    connection.is_loop.set(is_loop(&connection));
     match found.spoken {
         Spoken::Http => return Some((connection, stream, begun, member)),
         Spoken::Opaque => Box::pin(tcp::go_on(connection, stream, begun, member, None, found.early)).await,
         Spoken::Tls => Box::pin(tls(connection, stream, begun, member, found.early)).await,
     }
     None
+}
+
+/// Whether weir itself opened the connection.
+fn is_loop(connection: &Connection) -> bool {
+    let Some(to) = connection.ends.destination.filter(|_| !connection.listener.is_inbound()) else { return false };
+    let is_loop = dialed::is_own(connection.ends.peer, to);
+    if is_loop {
+        let before = connection.listener.loops.replace(connection.listener.loops.get() + 1);
+        if before.is_multiple_of(1000) {
+            tracing::error!(
+                listener = %connection.listener.name, %to,
+                "a connection of weir's own was handed back to it: run weir as the user that `weir redirect install --uid` leaves alone"
+            );
+        }
+    }
+    is_loop
 }
 
 /// TLS that is for somebody else, which may show for whom.
@@ -141,6 +160,9 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
         if let Ok(judged) = tokio::time::timeout(GRACE, at_once).await {
             return settle(judged, None);
         }
+    }
+    if begun.is_empty() && is_loop(connection) {
+        return settle(Ok(Spoken::Opaque), None);
     }
     let target = begun.is_empty().then(|| tcp::target(connection, None)).flatten();
     let Some(target) = target.filter(|_| permits_opaque(connection, &connection.listener.current(&connection.worker))) else {

@@ -27,6 +27,8 @@ pub struct ListenerState {
     pub total: Arc<AtomicUsize>,
     /// Connections here that did not begin with the PROXY header that they must begin with.
     pub unintroduced: Cell<u64>,
+    /// Connections here that weir itself had opened.
+    pub loops: Cell<u64>,
     current: RefCell<Rc<Current>>,
     stop: Notify,
     stopped: Cell<bool>,
@@ -53,6 +55,7 @@ impl ListenerState {
             name,
             connections: Rc::default(),
             unintroduced: Cell::new(0),
+            loops: Cell::new(0),
             total,
             current: RefCell::new(Rc::new(Current { prepared, id })),
             stop: Notify::new(),

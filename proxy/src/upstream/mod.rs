@@ -5,6 +5,7 @@
 //! nothing was sent, so nothing can happen twice.
 
 pub mod body;
+pub mod dialed;
 pub mod endpoint;
 pub mod h1;
 pub mod h2;
@@ -276,7 +277,11 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
 }
 
 async fn dial(endpoint: &Endpoint) -> io::Result<TcpStream> {
-    let Some(from) = endpoint.from else { return TcpStream::connect(endpoint.address).await };
+    let Some(from) = endpoint.from else {
+        let stream = TcpStream::connect(endpoint.address).await?;
+        dialed::note(stream.local_addr()?, endpoint.address);
+        return Ok(stream);
+    };
     let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.bind(SocketAddr::new(from, 0))?;
     socket.connect(endpoint.address).await

@@ -14,6 +14,7 @@ pub fn trials() -> Vec<Trial> {
         test_with("redirect::flow::slow_and_torn_beginnings_are_what_they_are", &needs, slow),
         test_with("redirect::flow::routes_by_destination_and_by_server_name", &needs, destinations),
         test_with("redirect::flow::unknown_destinations_are_refused_where_they_are_to_be", &needs, denied),
+        test_with("redirect::flow::what_comes_round_is_stopped", &needs, comes_round),
         test_with("redirect::flow::a_pod_calls_itself_as_a_service", &needs, itself),
     ];
     for backend in ["nftables", "iptables-nft", "iptables-legacy"] {
@@ -296,5 +297,20 @@ clusters: { me: { endpoints: ['10.0.0.2:8080', '[fd00:0::2]:8080'] } }
     let log = pair.programs[1].output()?;
     let came = |listener: &str| log.lines().filter(|line| line.contains(&format!("\"listener\":\"{listener}\""))).count();
     same!((came("outbound"), came("inbound")), (9, 8), "{log}");
+    Ok(())
+}
+
+/// Rules that do not know the user that weir runs as.
+async fn comes_round() -> Result {
+    let mut pair = Pair::with_sidecars("--uid 2000 --gid none", SIDECAR, SIDECAR)?;
+    pair.serve_http(&["8080"])?;
+    pair.serve_greetings("0.0.0.0", 2525)?;
+    let told = pair.curl("-o /dev/null -w '%{http_code}' http://10.0.0.2:8080/")?;
+    same!(told, "508");
+    let refused = pair.client.run(&format!("timeout 9 python3 {TALK} greeted 10.0.0.2 2525 1"));
+    holds!(refused.is_err(), "{refused:?}");
+    pair.programs[0].wait_for("run weir as the user that")?;
+    let open = pair.counter(&pair.client, "weir_downstream_connections_total", "listener=\"outbound\"")?;
+    holds!(open < 50, "{open} connections before it was noticed");
     Ok(())
 }
