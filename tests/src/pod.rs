@@ -149,6 +149,20 @@ impl Program {
         Err(format!("it does not say `{text}`: {}{}", self.output()?, self.complaints()?).into())
     }
 
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub fn wait_for_end(&mut self) -> Result {
+        for _ in 0..4000 {
+            if self.child.try_wait()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err("it does not end".into())
+    }
+
     /// Its number.
     pub fn id(&self) -> u32 {
         self.child.id()

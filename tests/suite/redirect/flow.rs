@@ -1,8 +1,9 @@
 //! Two pods with a weir beside each app, and apps that know nothing of it.
 
 use weir_tests::peers::Peer;
-use weir_tests::pod::{Pod, Program, join, weir};
 use weir_tests::{Result, Trial, holds, same, test_with};
+
+use super::{DIRECT, Pair, SIDECAR, TALK};
 
 pub fn trials() -> Vec<Trial> {
     let needs = ["nginx", "curl", "redis-server", "nft", "iptables"].map(Peer::Program).into_iter().chain([Peer::Namespaces]);
@@ -25,111 +26,6 @@ pub fn trials() -> Vec<Trial> {
     }
     trials
 }
-
-const SIDECAR: &str = "
-admin: { listen: 127.0.0.1:15000 }
-probes: { listen: 0.0.0.0:15020 }
-access_log: { path: stdout }
-listeners:
-  - { name: inbound, listen: ['0.0.0.0:15006', '[::]:15006'], direction: inbound, original_destination: true }
-  - { name: outbound, listen: ['127.0.0.1:15001', '[::1]:15001'], direction: outbound, original_destination: true }
-";
-
-/// Two pods that reach each other as 10.0.0.1 and .2, fd00:0::1 and ::2.
-struct Pair {
-    client: Pod,
-    server: Pod,
-    programs: Vec<Program>,
-    dir: tempfile::TempDir,
-}
-
-impl Pair {
-    fn new(install: &str) -> Result<Self> {
-        let (client, server) = (Pod::new()?, Pod::new()?);
-        join(&client, &server, 0)?;
-        for pod in [&client, &server] {
-            pod.run(&format!("{} redirect install {install}", weir_tests::weir::binary().display()))?;
-        }
-        Ok(Self { client, server, programs: Vec::new(), dir: tempfile::tempdir()? })
-    }
-
-    /// A weir in each, with the same configuration.
-    fn with_sidecars(install: &str, client: &str, server: &str) -> Result<Self> {
-        let mut pair = Self::new(install)?;
-        pair.programs.push(weir(&pair.client, client)?);
-        pair.programs.push(weir(&pair.server, server)?);
-        Ok(pair)
-    }
-
-    /// A server of HTTP that says on which address it was asked, and whether by HTTP/1 or HTTP/2.
-    fn serve_http(&mut self, listens: &[&str]) -> Result {
-        let path = self.dir.path().display();
-        let servers: String = listens
-            .iter()
-            .map(|listen| {
-                format!("server {{ listen {listen}; location / {{ return 200 \"$server_port by $server_protocol\\n\"; }} }}\n")
-            })
-            .collect();
-        let conf = format!(
-            "daemon off; master_process off; pid {path}/pid; error_log stderr; events {{}}
-             http {{ access_log off; client_body_temp_path {path}/b; proxy_temp_path {path}/p; fastcgi_temp_path {path}/f;
-                     uwsgi_temp_path {path}/u; scgi_temp_path {path}/s; {servers} }}"
-        );
-        let file = self.dir.path().join("nginx.conf");
-        std::fs::write(&file, conf)?;
-        let mut nginx = self.server.command("nginx");
-        nginx.arg("-c").arg(&file).args(["-e", "stderr"]);
-        self.programs.push(Program::start(nginx)?);
-        let port = listens.first().and_then(|listen| listen.split_whitespace().next()).unwrap_or_default();
-        self.listening(port.rsplit(':').next().unwrap_or_default())
-    }
-
-    fn serve_redis(&mut self, port: u16) -> Result {
-        let mut redis = self.server.command("redis-server");
-        redis.args(["--port", &port.to_string(), "--protected-mode", "no", "--save", "", "--bind", "*", "-::*"]);
-        self.programs.push(Program::start(redis)?);
-        self.listening(&port.to_string())
-    }
-
-    fn serve_greetings(&mut self, address: &str, port: u16) -> Result {
-        let mut server = self.server.command("python3");
-        server.args([TALK, "serve", address, &port.to_string()]);
-        let mut server = Program::start(server)?;
-        server.wait_for("serving")?;
-        self.programs.push(server);
-        Ok(())
-    }
-
-    /// Waits until the server listens on a port.
-    fn listening(&self, port: &str) -> Result {
-        for _ in 0..2000 {
-            if self.server.run(&format!("ss -Hltn sport = :{port}"))?.contains("LISTEN") {
-                return Ok(());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        Err(format!("nobody listens on {port}").into())
-    }
-
-    fn curl(&self, arguments: &str) -> Result<String> {
-        self.client.run(&format!("curl -sS -m 10 {arguments} 2>&1 || echo exit=$?"))
-    }
-
-    fn talk(&self, arguments: &str) -> Result<String> {
-        Ok(self.client.run(&format!("python3 {TALK} {arguments}"))?.trim().to_owned())
-    }
-
-    /// The sum of a counter of one of the weirs over all series that have these labels.
-    fn counter(&self, pod: &Pod, name: &str, labels: &str) -> Result<u64> {
-        let metrics = pod.run("curl -sS http://127.0.0.1:15000/metrics")?;
-        let lines = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
-        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
-    }
-}
-
-/// Runs what follows as a user whose connections are left alone.
-const DIRECT: &str = "setpriv --reuid 1337 --clear-groups";
-const TALK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/talk_peer.py");
 
 async fn matrix(backend: &'static str, families: &'static str) -> Result {
     let ipv6 = if families == "ipv4" { "off" } else { "on" };

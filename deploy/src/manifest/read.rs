@@ -1,0 +1,200 @@
+//! Text to trees.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use granit_parser::{Event, Parser, ScalarStyle, StructureStyle};
+
+use super::{Document, Entry, Item, Node, Scalar, Style};
+
+/// What is wrong with a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The line, from 1.
+    pub line: usize,
+    /// What, and what to write instead.
+    pub what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.what)
+    }
+}
+
+/// Deeper nesting is nobody's manifest.
+const MAX_DEPTH: usize = 64;
+/// Aliases stand for copies: more nodes than this come of a text that is made to fill memory.
+const MAX_NODES: usize = 1_000_000;
+
+/// The documents of a text.
+///
+/// # Errors
+/// The first thing that cannot be understood.
+pub fn read(text: &str) -> Result<Vec<Document>, Mistake> {
+    let mut reader =
+        Reader { parser: Parser::new_from_str(text), comments: Vec::new(), anchors: HashMap::new(), nodes: 0, line: 1 };
+    let mut documents = Vec::new();
+    while let Some(event) = reader.next()? {
+        match event {
+            Event::DocumentStart(..) => documents.push(reader.document()?),
+            Event::StreamEnd => break,
+            _ => {}
+        }
+    }
+    // Comments behind everything belong to the last document.
+    match documents.last_mut() {
+        Some(last) => last.comments.append(&mut reader.comments),
+        None if !reader.comments.is_empty() => documents.push(Document { comments: reader.comments, root: None }),
+        None => {}
+    }
+    Ok(documents)
+}
+
+struct Reader<'t> {
+    parser: Parser<'t, granit_parser::StrInput<'t>>,
+    comments: Vec<String>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+    line: usize,
+}
+
+impl<'t> Reader<'t> {
+    /// The next event that is no comment.
+    fn next(&mut self) -> Result<Option<Event<'t>>, Mistake> {
+        loop {
+            match self.parser.next() {
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    let line = error.marker().line();
+                    return Err(Mistake { line, what: error.info() });
+                }
+                Some(Ok((Event::Comment(text, _), _))) => self.comments.push(text.into_owned()),
+                Some(Ok((event, span))) => {
+                    self.line = span.start.line();
+                    return Ok(Some(event));
+                }
+            }
+        }
+    }
+
+    fn fail<T>(&self, what: impl Into<String>) -> Result<T, Mistake> {
+        Err(Mistake { line: self.line, what: what.into() })
+    }
+
+    fn document(&mut self) -> Result<Document, Mistake> {
+        self.anchors.clear();
+        let root = match self.next()? {
+            None | Some(Event::DocumentEnd | Event::StreamEnd) => None,
+            Some(event) => Some(self.node(event, 0)?).filter(|root| !root.is_null()),
+        };
+        let comments = if root.is_none() { std::mem::take(&mut self.comments) } else { Vec::new() };
+        Ok(Document { comments, root })
+    }
+
+    fn node(&mut self, event: Event<'t>, depth: usize) -> Result<Node, Mistake> {
+        self.nodes += 1;
+        if depth > MAX_DEPTH {
+            return self.fail(format!("nested more than {MAX_DEPTH} deep"));
+        }
+        let (anchor, node) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let is_text = style != ScalarStyle::Plain || tag.is_some();
+                (anchor, Node::Scalar(Scalar { text: text.into_owned(), is_text }))
+            }
+            Event::SequenceStart(style, anchor, _) => (anchor, Node::List(self.items(depth)?, style_of(style))),
+            Event::MappingStart(style, anchor, _) => (anchor, Node::Map(self.entries(depth)?, style_of(style))),
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor).cloned() else { return self.fail("an alias of nothing") };
+                self.nodes += count(&node);
+                (0, node)
+            }
+            _ => return self.fail("this is no value"),
+        };
+        if self.nodes > MAX_NODES {
+            return self.fail("aliases of aliases make this too large");
+        }
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn items(&mut self, depth: usize) -> Result<Vec<Item>, Mistake> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()? {
+                None | Some(Event::SequenceEnd) => return Ok(items),
+                Some(event) => {
+                    let comments = std::mem::take(&mut self.comments);
+                    items.push(Item { comments, value: self.node(event, depth + 1)? });
+                }
+            }
+        }
+    }
+
+    fn entries(&mut self, depth: usize) -> Result<Vec<Entry>, Mistake> {
+        let mut entries: Vec<Entry> = Vec::new();
+        loop {
+            let event = match self.next()? {
+                None | Some(Event::MappingEnd) => return Ok(entries),
+                Some(event) => event,
+            };
+            let comments = std::mem::take(&mut self.comments);
+            let Node::Scalar(key) = self.node(event, depth + 1)? else { return self.fail("a key must be a word") };
+            let Some(event) = self.next()? else { return self.fail("a key without a value") };
+            let value = self.node(event, depth + 1)?;
+            if key.text == "<<" && !key.is_text {
+                merge(&mut entries, value);
+                continue;
+            }
+            if let Some(merged) = entries.iter_mut().find(|entry| entry.key.text == key.text) {
+                if merged.comments.first().is_none_or(|mark| mark != MERGED) {
+                    return self.fail(format!("`{}` is here twice", key.text));
+                }
+                *merged = Entry { comments, key, value };
+                continue;
+            }
+            entries.push(Entry { comments, key, value });
+        }
+    }
+}
+
+/// Marks what came by a merge key, which may be said again.
+const MERGED: &str = "\0merged";
+
+/// YAML 1.1's merge key, which kubectl knows.
+fn merge(entries: &mut Vec<Entry>, value: Node) {
+    let from: Vec<Node> = match value {
+        Node::List(items, _) => items.into_iter().map(|item| item.value).collect(),
+        other => vec![other],
+    };
+    for node in from {
+        let Node::Map(more, _) = node else { continue };
+        for entry in more {
+            if !entries.iter().any(|known| known.key.text == entry.key.text) {
+                entries.push(Entry { comments: vec![MERGED.to_owned()], ..entry });
+            }
+        }
+    }
+}
+
+/// Whether a comment is one of ours.
+pub(super) fn is_mark(comment: &str) -> bool {
+    comment == MERGED
+}
+
+fn count(node: &Node) -> usize {
+    match node {
+        Node::Scalar(_) => 1,
+        Node::List(items, _) => 1 + items.iter().map(|item| count(&item.value)).sum::<usize>(),
+        Node::Map(entries, _) => 1 + entries.iter().map(|entry| count(&entry.value)).sum::<usize>(),
+    }
+}
+
+fn style_of(style: StructureStyle) -> Style {
+    match style {
+        StructureStyle::Block => Style::Block,
+        StructureStyle::Flow => Style::Flow,
+    }
+}

@@ -1,0 +1,345 @@
+//! Trees to text.
+
+use std::fmt::Write;
+
+use super::read::is_mark;
+use super::{Document, Node, Scalar, Style};
+
+/// The text of documents.
+pub fn write(documents: &[Document]) -> String {
+    let mut out = String::new();
+    for (place, document) in documents.iter().enumerate() {
+        if place > 0 {
+            out.push_str("---\n");
+        }
+        match &document.root {
+            Some(root @ Node::Map(entries, _)) if !entries.is_empty() => block(&mut out, root, 0),
+            Some(root @ Node::List(items, _)) if !items.is_empty() => block(&mut out, root, 0),
+            Some(root) => {
+                inline(&mut out, root);
+                out.push('\n');
+            }
+            None => {}
+        }
+        comments(&mut out, &document.comments, 0);
+    }
+    out
+}
+
+fn indent(out: &mut String, depth: usize) {
+    out.extend(std::iter::repeat_n("  ", depth));
+}
+
+fn comments(out: &mut String, comments: &[String], depth: usize) {
+    for comment in comments.iter().filter(|comment| !is_mark(comment)) {
+        indent(out, depth);
+        let _ = writeln!(out, "#{comment}");
+    }
+}
+
+/// A collection that is not empty, each of its values on lines of its own.
+fn block(out: &mut String, node: &Node, depth: usize) {
+    match node {
+        Node::Map(entries, _) => {
+            for entry in entries {
+                comments(out, &entry.comments, depth);
+                indent(out, depth);
+                scalar(out, &entry.key, None);
+                out.push(':');
+                value(out, &entry.value, depth, matches!(entry.value, Node::List(..)));
+            }
+        }
+        Node::List(items, _) => {
+            for item in items {
+                comments(out, &item.comments, depth);
+                indent(out, depth);
+                out.push('-');
+                match &item.value {
+                    node @ Node::Map(entries, Style::Block)
+                        if !entries.is_empty() && entries[0].comments.iter().all(|c| is_mark(c)) =>
+                    {
+                        // The first key stands behind the dash.
+                        let mut text = String::new();
+                        block(&mut text, node, depth + 1);
+                        out.push(' ');
+                        out.push_str(text.trim_start_matches(' '));
+                    }
+                    other => value(out, other, depth, false),
+                }
+            }
+        }
+        Node::Scalar(_) => {}
+    }
+}
+
+/// What stands behind a key or a dash. Lists stand under their key, not behind it, as in most manifests.
+fn value(out: &mut String, node: &Node, depth: usize, is_list_of_key: bool) {
+    match node {
+        Node::Scalar(text) if text.text.is_empty() && !text.is_text => out.push('\n'),
+        Node::Scalar(text) => {
+            out.push(' ');
+            scalar(out, text, Some(depth + 1));
+            out.push('\n');
+        }
+        Node::Map(entries, Style::Block) if !entries.is_empty() => {
+            out.push('\n');
+            block(out, node, depth + 1);
+        }
+        Node::List(items, Style::Block) if !items.is_empty() => {
+            out.push('\n');
+            block(out, node, if is_list_of_key { depth } else { depth + 1 });
+        }
+        Node::Map(..) | Node::List(..) => {
+            out.push(' ');
+            inline(out, node);
+            out.push('\n');
+        }
+    }
+}
+
+/// With brackets.
+fn inline(out: &mut String, node: &Node) {
+    match node {
+        Node::Scalar(text) if text.text.is_empty() && !text.is_text => out.push_str("null"),
+        Node::Scalar(text) => scalar(out, text, None),
+        Node::List(items, _) => {
+            out.push('[');
+            for (place, item) in items.iter().enumerate() {
+                out.push_str(if place > 0 { ", " } else { "" });
+                inline(out, &item.value);
+            }
+            out.push(']');
+        }
+        Node::Map(entries, _) if entries.is_empty() => out.push_str("{}"),
+        Node::Map(entries, _) => {
+            out.push_str("{ ");
+            for (place, entry) in entries.iter().enumerate() {
+                out.push_str(if place > 0 { ", " } else { "" });
+                scalar(out, &entry.key, None);
+                out.push_str(": ");
+                inline(out, &entry.value);
+            }
+            out.push_str(" }");
+        }
+    }
+}
+
+/// `block`: how deep a block of lines may stand, where one may.
+fn scalar(out: &mut String, scalar: &Scalar, block: Option<usize>) {
+    let text = &scalar.text;
+    match block {
+        _ if !scalar.is_text && !text.contains('\n') => out.push_str(text),
+        Some(depth) if is_block(text) => literal(out, text, depth),
+        _ if is_harmless(text) => out.push_str(text),
+        _ => quoted(out, text),
+    }
+}
+
+/// Whether text can stand as a block of lines.
+fn is_block(text: &str) -> bool {
+    let printable = |c: char| {
+        c == '\n' || c == '\t' || (!c.is_control() && c != '\u{feff}' && c != '\u{2028}' && c != '\u{2029}' && c != '\u{85}')
+    };
+    text.trim_end_matches('\n').contains('\n')
+        && text.chars().all(printable)
+        && !text.starts_with([' ', '\t', '\n'])
+        && !text.lines().any(|line| line.ends_with([' ', '\t']))
+}
+
+fn literal(out: &mut String, text: &str, depth: usize) {
+    let body = text.trim_end_matches('\n');
+    let ends = text.len() - body.len();
+    out.push_str(match ends {
+        0 => "|-",
+        1 => "|",
+        _ => "|+",
+    });
+    for line in body.split('\n') {
+        out.push('\n');
+        if !line.is_empty() {
+            indent(out, depth);
+            out.push_str(line);
+        }
+    }
+    out.extend(std::iter::repeat_n('\n', ends.saturating_sub(1)));
+}
+
+/// Whether text reads the same without quotes, by YAML 1.1 as by 1.2.
+fn is_harmless(text: &str) -> bool {
+    const WORDS: [&str; 12] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf", "infinity"];
+    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_./ ".contains(c);
+    begins && !text.ends_with(' ') && text.chars().all(fits) && !WORDS.contains(&text.to_ascii_lowercase().as_str())
+}
+
+fn quoted(out: &mut String, text: &str) {
+    if !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{85}')) && text.contains('"')
+    {
+        let _ = write!(out, "'{}'", text.replace('\'', "''"));
+        return;
+    }
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Item, read};
+    use super::*;
+
+    const MANIFEST: &str = r#"# what this is
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web # here
+  labels: { app: web, tier: "1" }
+  annotations:
+    empty: ""
+    none:
+    octal: "0644"
+spec:
+  # all of them
+  containers:
+  - name: web
+    image: nginx:1.27
+    args: ["-c", 'it''s', "a: b"]
+    command:
+    - sh
+    - -c
+    - |
+      echo "one"
+        two
+
+      three
+    # the port
+    ports:
+    - containerPort: 8080
+    - containerPort: 9090
+  volumes:
+  - name: v
+    secret:
+      defaultMode: 0644
+      optional: yes
+  terminationGracePeriodSeconds: 30
+"#;
+
+    #[test]
+    fn what_is_not_touched_stays() {
+        let documents = read(MANIFEST).unwrap();
+        let written = write(&documents);
+        assert_eq!(bare(&read(&written).unwrap()), bare(&documents), "{written}");
+        for line in [
+            "      defaultMode: 0644",
+            "      optional: yes",
+            "    octal: \"0644\"",
+            "  # all of them",
+            "      echo \"one\"",
+            "    # the port",
+        ] {
+            assert!(written.lines().any(|written| written == line), "`{line}` is not in\n{written}");
+        }
+        assert_eq!(write(&read(&written).unwrap()), written);
+    }
+
+    #[test]
+    fn documents_aliases_and_merges() {
+        let text = "a: &a {x: 1, y: [2]}\nb: *a\nc:\n  <<: *a\n  y: 3\n---\n# nothing\n---\n[1, 2]\n";
+        let documents = read(text).unwrap();
+        assert_eq!(documents.len(), 3);
+        let root = documents[0].root.as_ref().unwrap();
+        assert_eq!(root.at(&["b", "x"]).and_then(Node::as_text), Some("1"));
+        assert_eq!(root.at(&["c", "x"]).and_then(Node::as_text), Some("1"));
+        assert_eq!(root.at(&["c", "y"]).and_then(Node::as_text), Some("3"));
+        assert_eq!(documents[1].root, None);
+        let again = read(&write(&documents)).unwrap();
+        assert_eq!(again.len(), 3);
+    }
+
+    #[test]
+    fn what_is_no_manifest() {
+        for text in ["a: [", "a: 1\na: 2\n", "? [a]\n: b\n", "a: *b\n", "a: 'b"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        let bomb = (0..30).fold("a0: &a0 [x, x]\n".to_owned(), |all, n| format!("{all}a{0}: &a{0} [*a{n}, *a{n}]\n", n + 1));
+        assert!(read(&bomb).is_err());
+    }
+
+    /// Without comments, and without how collections were written.
+    fn bare(documents: &[Document]) -> Vec<Option<Node>> {
+        fn strip(node: &Node) -> Node {
+            match node {
+                Node::Scalar(scalar) => Node::Scalar(scalar.clone()),
+                Node::List(items, _) => Node::list(items.iter().map(|item| strip(&item.value))),
+                Node::Map(entries, _) => Node::map(entries.iter().map(|entry| (entry.key.text.clone(), strip(&entry.value)))),
+            }
+        }
+        documents.iter().map(|document| document.root.as_ref().map(strip)).collect()
+    }
+
+    fn nodes() -> impl Strategy<Value = Node> {
+        let words =
+            prop_oneof![any::<String>(), "[ -~\n]{0,12}", Just("- a".to_owned()), Just("a: b".to_owned()), Just("#x".to_owned())];
+        let leaf = prop_oneof![
+            words.prop_map(Node::text),
+            any::<i32>().prop_map(Node::plain),
+            Just(Node::plain("yes")),
+            Just(Node::plain("")),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                (prop::collection::vec(inner.clone(), 0..5), any::<bool>()).prop_map(|(items, flow)| {
+                    let items = items.into_iter().map(|value| Item { comments: Vec::new(), value }).collect();
+                    Node::List(items, if flow { Style::Flow } else { Style::Block })
+                }),
+                prop::collection::btree_map("[a-z./:# -]{1,8}", inner, 0..5).prop_map(Node::map),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever is written is read as what it was.
+        #[test]
+        fn there_and_back(root in nodes()) {
+            prop_assume!(!root.is_null());
+            let documents = [Document { comments: Vec::new(), root: Some(root) }];
+            let written = write(&documents);
+            let again = read(&written).map_err(|error| TestCaseError::fail(format!("{error}\n{written}")))?;
+            prop_assert_eq!(same(&bare(&again)), same(&bare(&documents)), "{}", written);
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text: String) {
+            let _ = read(&text);
+        }
+    }
+
+    /// An empty value and `null` are one, and so is a word with and without quotes.
+    fn same(documents: &[Option<Node>]) -> Vec<Option<Node>> {
+        fn normal(node: &Node) -> Node {
+            match node {
+                node if node.is_null() => Node::plain(""),
+                Node::Scalar(scalar) => {
+                    Node::Scalar(Scalar { text: scalar.text.clone(), is_text: scalar.is_text || is_harmless(&scalar.text) })
+                }
+                Node::List(items, _) => Node::list(items.iter().map(|item| normal(&item.value))),
+                Node::Map(entries, _) => Node::map(entries.iter().map(|entry| (entry.key.text.clone(), normal(&entry.value)))),
+            }
+        }
+        documents.iter().map(|root| root.as_ref().map(normal)).collect()
+    }
+}
