@@ -30,6 +30,15 @@ pub struct Settings {
     pub resources: Resources,
     /// The level of weir's own log.
     pub log: Option<String>,
+    /// Whether weir makes the kubelet's probes of the app, and its HTTP hooks.
+    pub rewrite_probes: bool,
+    /// A Secret with `tls.crt`, `tls.key` and `ca.crt`, which is who weir is in the mesh.
+    pub identity_secret: Option<String>,
+    /// The CSI driver that mounts the socket of the SPIFFE Workload API, which tells who weir is; usually `csi.spiffe.io`.
+    pub workload_api: Option<String>,
+    /// Ports on which the bytes are nobody's business, besides those of the listener's own list; in the configuration that is
+    /// made where there is no other.
+    pub opaque_ports: Vec<Ports>,
     /// How long callers are still served after weir was told to leave, before it leaves; in a classic sidecar only.
     pub wait_before_exit: Option<u32>,
 }
@@ -63,16 +72,49 @@ impl Default for Settings {
                 memory_limit: Some("256Mi".to_owned()),
             },
             log: None,
+            rewrite_probes: true,
+            identity_secret: None,
+            workload_api: None,
+            opaque_ports: Vec::new(),
             wait_before_exit: None,
         }
     }
 }
 
+impl Settings {
+    /// Whether weir is somebody in the mesh.
+    pub fn has_identity(&self) -> bool {
+        self.identity_secret.is_some() || self.workload_api.is_some()
+    }
+}
+
+impl Resources {
+    /// As a container says it; `None` if nothing is said.
+    pub(super) fn node(&self) -> Option<Node> {
+        let pair = |cpu: &Option<String>, memory: &Option<String>| {
+            let said = [("cpu", cpu), ("memory", memory)].into_iter();
+            let said: Vec<_> = said.filter_map(|(key, said)| Some((key, Node::text(said.as_deref()?)))).collect();
+            (!said.is_empty()).then(|| Node::map(said))
+        };
+        let limits = pair(&self.cpu_limit, &self.memory_limit).map(|limits| ("limits", limits));
+        let requests = pair(&self.cpu_request, &self.memory_request).map(|requests| ("requests", requests));
+        let said: Vec<_> = limits.into_iter().chain(requests).collect();
+        (!said.is_empty()).then(|| Node::map(said))
+    }
+}
+
 /// Annotations of others that say what one of ours says.
-const ALIASES: [(&str, &[&str]); 16] = [
+const ALIASES: [(&str, &[&str]); 17] = [
     ("inject", &["sidecar.istio.io/inject", "linkerd.io/inject", "appmesh.k8s.aws/sidecarInjectorWebhook"]),
-    ("image", &["sidecar.istio.io/proxyImage", "config.linkerd.io/proxy-image"]),
-    ("native", &["sidecar.istio.io/nativeSidecar", "config.linkerd.io/proxy-enable-native-sidecar"]),
+    (
+        "native",
+        &[
+            "sidecar.istio.io/nativeSidecar",
+            "config.linkerd.io/proxy-enable-native-sidecar",
+            "config.beta.linkerd.io/proxy-enable-native-sidecar",
+            "config.alpha.linkerd.io/proxy-enable-native-sidecar",
+        ],
+    ),
     ("log", &["sidecar.istio.io/logLevel", "config.linkerd.io/proxy-log-level"]),
     ("cpu-request", &["sidecar.istio.io/proxyCPU", "config.linkerd.io/proxy-cpu-request", "appmesh.k8s.aws/cpuRequest"]),
     ("cpu-limit", &["sidecar.istio.io/proxyCPULimit", "config.linkerd.io/proxy-cpu-limit", "appmesh.k8s.aws/cpuLimit"]),
@@ -104,8 +146,13 @@ const ALIASES: [(&str, &[&str]); 16] = [
             "appmesh.k8s.aws/egressIgnoredIPs",
         ],
     ),
+    ("rewrite-probes", &["sidecar.istio.io/rewriteAppHTTPProbers"]),
+    ("opaque-ports", &["config.linkerd.io/opaque-ports"]),
     ("exclude-interfaces", &["traffic.sidecar.istio.io/excludeInterfaces"]),
-    ("wait-before-exit", &["config.linkerd.io/proxy-wait-before-exit-seconds"]),
+    (
+        "wait-before-exit",
+        &["config.linkerd.io/proxy-wait-before-exit-seconds", "config.alpha.linkerd.io/proxy-wait-before-exit-seconds"],
+    ),
 ];
 
 /// What a pod says of itself.
@@ -130,6 +177,11 @@ impl<'n> Said<'n> {
             let said = self.annotations.and_then(|all| all.get(&key)).or_else(|| self.labels.and_then(|all| all.get(&key)));
             Some((key, said?.as_text()?))
         })
+    }
+
+    /// Whether it says this by an annotation of ours.
+    pub fn has(&self, name: &str) -> bool {
+        self.annotations.and_then(|all| all.get(&format!("{PREFIX}{name}"))).is_some_and(|said| !said.is_null())
     }
 
     /// Whether it wants a sidecar; `None` if it does not say.
@@ -159,6 +211,10 @@ impl<'n> Said<'n> {
             ("config-map", &mut all.config_map),
             ("redirect", &mut all.redirect),
             ("log", &mut all.log),
+            ("rewrite-probes", &mut all.rewrite_probes),
+            ("identity-secret", &mut all.identity_secret),
+            ("workload-api", &mut all.workload_api),
+            ("opaque-ports", &mut More(&mut all.opaque_ports)),
             ("wait-before-exit", &mut all.wait_before_exit),
             ("cpu-request", &mut all.resources.cpu_request),
             ("cpu-limit", &mut all.resources.cpu_limit),
@@ -173,13 +229,24 @@ impl<'n> Said<'n> {
             ("exclude-interfaces", &mut More(&mut all.rules.exclude_interfaces)),
         ] {
             if let Some((key, said)) = self.find(name)
-                && let Err(mistake) = place.take(said.trim())
+                && let Err(mistake) = place.take(if name == "log" { level(said.trim()) } else { said.trim() })
             {
                 mistakes.push(format!("`{key}: {said}`: {mistake}"));
             }
         }
         mistakes.extend(all.rules.mistakes());
         if mistakes.is_empty() { Ok(all) } else { Err(mistakes) }
+    }
+}
+
+/// Levels that others have by other names. What is said of parts of another proxy means nothing here: the level of all counts.
+fn level(said: &str) -> &str {
+    let of_all = said.split(',').find(|word| !word.contains(['=', ':']) || word.starts_with("weir="));
+    match of_all.unwrap_or("info").trim() {
+        "warning" => "warn",
+        "critical" | "fatal" => "error",
+        "none" => "off",
+        level => level,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use granit_parser::{Event, Parser, ScalarStyle, StructureStyle};
+use granit_parser::{Event, Parser, Placement, ScalarStyle, StructureStyle};
 
 use super::{Document, Entry, Item, Node, Scalar, Style};
 
@@ -27,13 +27,16 @@ const MAX_DEPTH: usize = 64;
 /// Aliases stand for copies: more nodes than this come of a text that is made to fill memory.
 const MAX_NODES: usize = 1_000_000;
 
+/// What is longer in brackets gets lines of its own: JSON, mostly.
+pub(super) const LONGEST_LINE: usize = 120;
+
 /// The documents of a text.
 ///
 /// # Errors
 /// The first thing that cannot be understood.
 pub fn read(text: &str) -> Result<Vec<Document>, Mistake> {
     let mut reader =
-        Reader { parser: Parser::new_from_str(text), comments: Vec::new(), anchors: HashMap::new(), nodes: 0, line: 1 };
+        Reader { parser: Parser::new_from_str(text), comments: Vec::new(), anchors: HashMap::new(), nodes: 0, line: 1, at: 0 };
     let mut documents = Vec::new();
     while let Some(event) = reader.next()? {
         match event {
@@ -57,6 +60,8 @@ struct Reader<'t> {
     anchors: HashMap<usize, Node>,
     nodes: usize,
     line: usize,
+    /// The place of what was read last, in characters.
+    at: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -72,9 +77,29 @@ impl<'t> Reader<'t> {
                 Some(Ok((Event::Comment(text, _), _))) => self.comments.push(text.into_owned()),
                 Some(Ok((event, span))) => {
                     self.line = span.start.line();
+                    self.at = span.start.index();
                     return Ok(Some(event));
                 }
             }
+        }
+    }
+
+    /// How a collection is to be written that began here and ends at what was read last. What stood in brackets on one line may
+    /// stand there again, if nothing in it has a comment.
+    fn style(&self, style: StructureStyle, fits: bool, line: usize, at: usize) -> Style {
+        let is_short = line == self.line && self.at - at < LONGEST_LINE;
+        match style {
+            StructureStyle::Flow if fits && is_short => Style::Flow,
+            StructureStyle::Block | StructureStyle::Flow => Style::Block,
+        }
+    }
+
+    /// The comment behind what was read last, on its line.
+    fn behind(&mut self) -> Option<String> {
+        let Some(Ok((Event::Comment(_, Placement::Right), _))) = self.parser.peek() else { return None };
+        match self.parser.next() {
+            Some(Ok((Event::Comment(text, _), _))) => Some(text.into_owned()),
+            _ => None,
         }
     }
 
@@ -94,16 +119,27 @@ impl<'t> Reader<'t> {
 
     fn node(&mut self, event: Event<'t>, depth: usize) -> Result<Node, Mistake> {
         self.nodes += 1;
+        let (line, at) = (self.line, self.at);
         if depth > MAX_DEPTH {
             return self.fail(format!("nested more than {MAX_DEPTH} deep"));
         }
         let (anchor, node) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let is_text = style != ScalarStyle::Plain || tag.is_some();
-                (anchor, Node::Scalar(Scalar { text: text.into_owned(), is_text }))
+                let comment = self.behind();
+                (anchor, Node::Scalar(Scalar { text: text.into_owned(), is_text, comment }))
             }
-            Event::SequenceStart(style, anchor, _) => (anchor, Node::List(self.items(depth)?, style_of(style))),
-            Event::MappingStart(style, anchor, _) => (anchor, Node::Map(self.entries(depth)?, style_of(style))),
+            Event::SequenceStart(style, anchor, _) => {
+                let items = self.items(depth)?;
+                let fits = items.iter().all(|item| item.comments.is_empty() && fits_a_line(&item.value));
+                (anchor, Node::List(items, self.style(style, fits, line, at)))
+            }
+            Event::MappingStart(style, anchor, _) => {
+                let entries = self.entries(depth)?;
+                let bare = |entry: &Entry| entry.comments.is_empty() && entry.key.comment.is_none();
+                let fits = entries.iter().all(|entry| bare(entry) && fits_a_line(&entry.value));
+                (anchor, Node::Map(entries, self.style(style, fits, line, at)))
+            }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor).cloned() else { return self.fail("an alias of nothing") };
                 self.nodes += count(&node);
@@ -141,9 +177,12 @@ impl<'t> Reader<'t> {
                 Some(event) => event,
             };
             let comments = std::mem::take(&mut self.comments);
-            let Node::Scalar(key) = self.node(event, depth + 1)? else { return self.fail("a key must be a word") };
+            let Node::Scalar(mut key) = self.node(event, depth + 1)? else { return self.fail("a key must be a word") };
             let Some(event) = self.next()? else { return self.fail("a key without a value") };
             let value = self.node(event, depth + 1)?;
+            if matches!(value, Node::List(_, Style::Flow) | Node::Map(_, Style::Flow)) {
+                key.comment = key.comment.or_else(|| self.behind());
+            }
             if key.text == "<<" && !key.is_text {
                 merge(&mut entries, value);
                 continue;
@@ -192,9 +231,11 @@ fn count(node: &Node) -> usize {
     }
 }
 
-fn style_of(style: StructureStyle) -> Style {
-    match style {
-        StructureStyle::Block => Style::Block,
-        StructureStyle::Flow => Style::Flow,
+/// Whether a part of what is in brackets has no comments.
+fn fits_a_line(node: &Node) -> bool {
+    match node {
+        Node::Scalar(scalar) => scalar.comment.is_none(),
+        Node::List(items, style) => *style == Style::Flow || items.is_empty(),
+        Node::Map(entries, style) => *style == Style::Flow || entries.is_empty(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::read::is_mark;
+use super::read::{LONGEST_LINE, is_mark};
 use super::{Document, Node, Scalar, Style};
 
 /// The text of documents.
@@ -46,7 +46,7 @@ fn block(out: &mut String, node: &Node, depth: usize) {
                 indent(out, depth);
                 scalar(out, &entry.key, None);
                 out.push(':');
-                value(out, &entry.value, depth, matches!(entry.value, Node::List(..)));
+                value(out, &entry.value, depth, Some(&entry.key));
             }
         }
         Node::List(items, _) => {
@@ -55,8 +55,8 @@ fn block(out: &mut String, node: &Node, depth: usize) {
                 indent(out, depth);
                 out.push('-');
                 match &item.value {
-                    node @ Node::Map(entries, Style::Block)
-                        if !entries.is_empty() && entries[0].comments.iter().all(|c| is_mark(c)) =>
+                    node @ Node::Map(entries, _)
+                        if brackets(node).is_none() && entries[0].comments.iter().all(|c| is_mark(c)) =>
                     {
                         // The first key stands behind the dash.
                         let mut text = String::new();
@@ -64,7 +64,7 @@ fn block(out: &mut String, node: &Node, depth: usize) {
                         out.push(' ');
                         out.push_str(text.trim_start_matches(' '));
                     }
-                    other => value(out, other, depth, false),
+                    other => value(out, other, depth, None),
                 }
             }
         }
@@ -73,28 +73,61 @@ fn block(out: &mut String, node: &Node, depth: usize) {
 }
 
 /// What stands behind a key or a dash. Lists stand under their key, not behind it, as in most manifests.
-fn value(out: &mut String, node: &Node, depth: usize, is_list_of_key: bool) {
+fn value(out: &mut String, node: &Node, depth: usize, key: Option<&Scalar>) {
+    let of_key = key.and_then(|key| key.comment.as_deref());
     match node {
-        Node::Scalar(text) if text.text.is_empty() && !text.is_text => out.push('\n'),
         Node::Scalar(text) => {
-            out.push(' ');
-            scalar(out, text, Some(depth + 1));
-            out.push('\n');
+            let is_block = text.is_text && is_block(&text.text);
+            // Behind the last line of a block a comment would be text.
+            let own = text.comment.as_deref().filter(|_| !is_block);
+            if is_block || !text.text.is_empty() || text.is_text {
+                out.push(' ');
+                scalar(out, text, Some(depth + 1));
+            }
+            behind(out, if is_block { None } else { own.or(of_key) });
         }
-        Node::Map(entries, Style::Block) if !entries.is_empty() => {
-            out.push('\n');
-            block(out, node, depth + 1);
-        }
-        Node::List(items, Style::Block) if !items.is_empty() => {
-            out.push('\n');
-            block(out, node, if is_list_of_key { depth } else { depth + 1 });
-        }
-        Node::Map(..) | Node::List(..) => {
-            out.push(' ');
-            inline(out, node);
-            out.push('\n');
+        Node::Map(..) | Node::List(..) => match brackets(node) {
+            Some(text) => {
+                out.push(' ');
+                out.push_str(&text);
+                behind(out, of_key);
+            }
+            None => {
+                behind(out, of_key);
+                let is_list_of_key = key.is_some() && matches!(node, Node::List(..));
+                block(out, node, if is_list_of_key { depth } else { depth + 1 });
+            }
+        },
+    }
+}
+
+/// A collection in brackets, if it is to be written so: it was, and still fits, or there is nothing in it.
+fn brackets(node: &Node) -> Option<String> {
+    fn allows(node: &Node) -> bool {
+        match node {
+            Node::Scalar(_) => true,
+            Node::List(items, style) => {
+                items.is_empty() || (*style == Style::Flow && items.iter().all(|item| allows(&item.value)))
+            }
+            Node::Map(entries, style) => {
+                entries.is_empty() || (*style == Style::Flow && entries.iter().all(|entry| allows(&entry.value)))
+            }
         }
     }
+    if !allows(node) {
+        return None;
+    }
+    let mut text = String::new();
+    inline(&mut text, node);
+    (text.chars().count() < LONGEST_LINE).then_some(text)
+}
+
+/// Ends a line, with a comment if there is one.
+fn behind(out: &mut String, comment: Option<&str>) {
+    if let Some(comment) = comment {
+        let _ = write!(out, " #{comment}");
+    }
+    out.push('\n');
 }
 
 /// With brackets.
@@ -207,7 +240,7 @@ apiVersion: v1
 kind: Pod
 metadata:
   name: web # here
-  labels: { app: web, tier: "1" }
+  labels: { app: web, tier: "1" } # behind brackets
   annotations:
     empty: ""
     none:
@@ -230,7 +263,12 @@ spec:
     ports:
     - containerPort: 8080
     - containerPort: 9090
-  volumes:
+  - name: more
+    args: [
+      "-v", # what for
+      "-w"
+    ]
+  volumes: # behind a key
   - name: v
     secret:
       defaultMode: 0644
@@ -250,6 +288,10 @@ spec:
             "  # all of them",
             "      echo \"one\"",
             "    # the port",
+            "  name: web # here",
+            "  labels: { app: web, tier: \"1\" } # behind brackets",
+            "    - \"-v\" # what for",
+            "  volumes: # behind a key",
         ] {
             assert!(written.lines().any(|written| written == line), "`{line}` is not in\n{written}");
         }
@@ -334,7 +376,7 @@ spec:
             match node {
                 node if node.is_null() => Node::plain(""),
                 Node::Scalar(scalar) => {
-                    Node::Scalar(Scalar { text: scalar.text.clone(), is_text: scalar.is_text || is_harmless(&scalar.text) })
+                    Node::Scalar(Scalar { is_text: scalar.is_text || is_harmless(&scalar.text), ..scalar.clone() })
                 }
                 Node::List(items, _) => Node::list(items.iter().map(|item| normal(&item.value))),
                 Node::Map(entries, _) => Node::map(entries.iter().map(|entry| (entry.key.text.clone(), normal(&entry.value)))),

@@ -1,5 +1,6 @@
 //! What may be said of redirection, and what holds where nothing is said.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -88,6 +89,51 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The arguments of `weir redirect install` that say the same. IPv6 is not among them: where it is not, nobody misses it.
+    pub fn arguments(&self) -> Vec<String> {
+        let default = Self::default();
+        let mut said = Vec::new();
+        for (name, none, port, usual) in [
+            ("outbound-port", "no-outbound", self.outbound, default.outbound),
+            ("inbound-port", "no-inbound", self.inbound, default.inbound),
+        ] {
+            match port {
+                None => said.push(format!("--{none}")),
+                Some(port) if Some(port) != usual => said.push(format!("--{name}={port}")),
+                Some(_) => {}
+            }
+        }
+        let mut say = |name: &str, value: String| said.push(format!("--{name}={value}"));
+        let id = |id: Option<u32>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+        if self.uid != default.uid {
+            say("uid", id(self.uid));
+        }
+        if self.gid != default.gid {
+            say("gid", id(self.gid));
+        }
+        if let Some(mark) = self.mark {
+            say("mark", mark.to_string());
+        }
+        let lists = [
+            ("exclude-uids", listed(&self.exclude_uids, &[])),
+            ("exclude-gids", listed(&self.exclude_gids, &[])),
+            ("include-inbound-ports", listed(&self.include_inbound_ports, &[])),
+            ("exclude-inbound-ports", listed(&self.exclude_inbound_ports, &default.exclude_inbound_ports)),
+            ("exclude-inbound-cidrs", listed(&self.exclude_inbound_cidrs, &[])),
+            ("include-outbound-ports", listed(&self.include_outbound_ports, &[])),
+            ("exclude-outbound-ports", listed(&self.exclude_outbound_ports, &[])),
+            ("include-outbound-cidrs", listed(&self.include_outbound_cidrs, &[])),
+            ("exclude-outbound-cidrs", listed(&self.exclude_outbound_cidrs, &default.exclude_outbound_cidrs)),
+            ("exclude-interfaces", listed(&self.exclude_interfaces, &[])),
+        ];
+        for (name, list) in lists {
+            if !list.is_empty() {
+                say(name, list);
+            }
+        }
+        said
+    }
+
     /// What is wrong with them: every mistake, each with what to do instead.
     pub fn mistakes(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -118,6 +164,12 @@ impl Options {
     }
 }
 
+/// What a list has besides what it has by default.
+fn listed<T: fmt::Display + PartialEq>(list: &[T], usual: &[T]) -> String {
+    let more: Vec<String> = list.iter().filter(|one| !usual.contains(one)).map(T::to_string).collect();
+    more.join(",")
+}
+
 /// Names stand in scripts, so none may end a word there.
 fn is_interface(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@');
@@ -131,6 +183,12 @@ pub struct Ports {
     pub first: u16,
     /// The highest.
     pub last: u16,
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
 }
 
 impl From<u16> for Ports {

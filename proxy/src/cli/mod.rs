@@ -5,6 +5,7 @@ mod ca;
 mod check;
 mod errors;
 mod explain;
+mod inject;
 mod logging;
 mod probe;
 mod redirect;
@@ -141,6 +142,20 @@ enum Command {
         #[command(subcommand)]
         command: redirect::Command,
     },
+    /// Put a sidecar in every pod of Kubernetes manifests, and print them. Twice is once.
+    Inject {
+        /// The manifests; `-`, or none, reads standard input.
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        injection: inject::Injection,
+    },
+    /// Take the sidecars out of manifests again, and print them.
+    Uninject {
+        /// The manifests; `-`, or none, reads standard input.
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -176,6 +191,10 @@ pub fn main() -> ExitCode {
         Command::Advise { about } => advise::main(&about),
         Command::Ca { action } => ca::main(&action),
         Command::Redirect { command } => redirect::run(command).unwrap_or_else(|error| fail(&format!("{error:#}"))),
+        Command::Inject { files, injection } => {
+            inject::inject(&files, injection).unwrap_or_else(|error| fail(&format!("{error:#}")))
+        }
+        Command::Uninject { files } => inject::uninject(&files).unwrap_or_else(|error| fail(&format!("{error:#}"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut script);

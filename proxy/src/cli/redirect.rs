@@ -151,6 +151,11 @@ fn mark(text: &str) -> Result<u32, String> {
 
 impl Rules {
     fn plan(self) -> anyhow::Result<Plan> {
+        Ok(plan(&self.options()?))
+    }
+
+    /// What these arguments mean.
+    pub(super) fn options(self) -> anyhow::Result<Options> {
         let ipv6 = match self.ipv6 {
             Ipv6::On => true,
             Ipv6::Off => false,
@@ -181,7 +186,7 @@ impl Rules {
         if !mistakes.is_empty() {
             bail!("{}", mistakes.join("\n  "));
         }
-        Ok(plan(&options))
+        Ok(options)
     }
 }
 

@@ -1,0 +1,130 @@
+//! Probes and hooks of the app that the kubelet makes from outside: they are asked of weir's probes server instead, which asks
+//! the app. So they need no certificate where callers must show one, and stand in nobody's log.
+//!
+//! What they were before stands in a variable of weir's container ([`VARIABLE`]), from which weir serves them and by which they
+//! are put back.
+
+use serde_json::{Value, json};
+
+use crate::manifest::{self, Node};
+
+/// The variable of weir's container with all probes that it makes: a JSON list of objects with `path`, `port`, `seconds`, and
+/// the probe as it was, `httpGet`, `tcpSocket` or `grpc`.
+pub const VARIABLE: &str = "WEIR_APP_PROBES";
+/// Where weir answers them.
+pub const PORT: u16 = 15020;
+
+const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
+const HOOKS: [&str; 2] = ["postStart", "preStop"];
+const KINDS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
+
+/// Rewrites the probes of a container; gives what weir must know of them. What cannot be asked by way of weir stays.
+pub(super) fn rewrite(container: &mut Node, warnings: &mut Vec<String>) -> Vec<Value> {
+    let name = container.get("name").and_then(Node::as_text).unwrap_or_default().to_owned();
+    let ports = container.get("ports").cloned();
+    let mut all = Vec::new();
+    for place in PROBES {
+        let Some(probe) = container.get_mut(place) else { continue };
+        let seconds = probe.get("timeoutSeconds").and_then(Node::as_text).and_then(|text| text.parse().ok()).unwrap_or(1);
+        all.extend(redirect(probe, &KINDS, &name, place, ports.as_ref(), seconds, warnings));
+    }
+    for place in HOOKS {
+        let Some(hook) = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(place)) else { continue };
+        // The kubelet waits for hooks as long as the pod may take to leave.
+        all.extend(redirect(hook, &KINDS[..1], &name, place, ports.as_ref(), 30, warnings));
+    }
+    all
+}
+
+fn redirect(
+    probe: &mut Node,
+    kinds: &[&str],
+    container: &str,
+    place: &str,
+    ports: Option<&Node>,
+    seconds: u32,
+    warnings: &mut Vec<String>,
+) -> Option<Value> {
+    let kind = *kinds.iter().find(|kind| probe.get(kind).is_some_and(|said| !said.is_null()))?;
+    let said = probe.get(kind)?;
+    // Another host than the pod's is none of weir's business.
+    if said.get("host").is_some_and(|host| !host.is_null()) {
+        return None;
+    }
+    let port = said.get("port").and_then(Node::as_text).unwrap_or_default();
+    let Some(number) = port.parse::<u16>().ok().filter(|port| *port > 0).or_else(|| named(ports, port)) else {
+        warnings.push(format!("the {place} of container `{container}` stays as it is: the container has no port `{port}`"));
+        return None;
+    };
+    let path = format!("/app/{container}/{place}");
+    let told = json!({ "path": path, "port": number, "seconds": seconds, kind: value(said) });
+    let ask = Node::map([("path", Node::text(path)), ("port", Node::plain(PORT))]);
+    if kind == "httpGet" {
+        probe.set(kind, ask);
+    } else {
+        replace(probe, kind, "httpGet", ask);
+    }
+    Some(told)
+}
+
+/// Puts the probes of a pod back as they were. `said` is what stands in the variable.
+pub(super) fn restore(containers: &mut [&mut Node], said: &str) {
+    let Ok(documents) = manifest::read(said) else { return };
+    let Some(list) = documents.into_iter().find_map(|document| document.root) else { return };
+    for told in list.items() {
+        let Some(path) = told.get("path").and_then(Node::as_text) else { continue };
+        let Some((container, place)) = path.strip_prefix("/app/").and_then(|rest| rest.rsplit_once('/')) else { continue };
+        let Some((kind, original)) = KINDS.iter().find_map(|kind| Some((*kind, told.get(kind)?))) else { continue };
+        let of_name = |node: &&mut &mut Node| node.get("name").and_then(Node::as_text) == Some(container);
+        let Some(container) = containers.iter_mut().find(of_name) else { continue };
+        let probe = match PROBES.contains(&place) {
+            true => container.get_mut(place),
+            false => container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(place)),
+        };
+        // What somebody has changed since is theirs.
+        if let Some(probe) = probe.filter(|probe| probe.at(&["httpGet", "path"]).and_then(Node::as_text) == Some(path)) {
+            replace(probe, "httpGet", kind, block(original));
+        }
+    }
+}
+
+/// Puts a value under another key in the place of the one that was there.
+fn replace(node: &mut Node, key: &str, new: &str, value: Node) {
+    if let Node::Map(entries, _) = node
+        && let Some(entry) = entries.iter_mut().find(|entry| entry.key.text == key)
+    {
+        new.clone_into(&mut entry.key.text);
+        entry.value = value;
+    }
+}
+
+/// The number of a port that the container has by name.
+fn named(ports: Option<&Node>, name: &str) -> Option<u16> {
+    let port = ports?.items().find(|port| port.get("name").and_then(Node::as_text) == Some(name))?;
+    port.get("containerPort")?.as_text()?.parse().ok()
+}
+
+/// A tree as JSON, numbers and words as what they are.
+fn value(node: &Node) -> Value {
+    match node {
+        node if node.is_null() => Value::Null,
+        Node::Scalar(scalar) if scalar.is_text => Value::String(scalar.text.clone()),
+        Node::Scalar(scalar) => match (scalar.text.parse::<i64>(), &*scalar.text) {
+            (Ok(number), _) => number.into(),
+            (_, "true") => true.into(),
+            (_, "false") => false.into(),
+            (_, text) => Value::String(text.to_owned()),
+        },
+        Node::List(items, _) => items.iter().map(|item| value(&item.value)).collect(),
+        Node::Map(entries, _) => entries.iter().map(|entry| (entry.key.text.clone(), value(&entry.value))).collect(),
+    }
+}
+
+/// What was read of JSON, written as manifests are.
+fn block(node: &Node) -> Node {
+    match node {
+        Node::Scalar(scalar) => Node::Scalar(scalar.clone()),
+        Node::List(items, _) => Node::list(items.iter().map(|item| block(&item.value))),
+        Node::Map(entries, _) => Node::map(entries.iter().map(|entry| (entry.key.text.clone(), block(&entry.value)))),
+    }
+}
