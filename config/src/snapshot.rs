@@ -106,7 +106,7 @@ impl Snapshot {
             Some(AdminAddress::Tcp(address)) => Some(*address),
             Some(AdminAddress::Unix(_)) | None => None,
         };
-        let servers = admin.into_iter().chain(self.bootstrap.probes);
+        let servers = admin.into_iter().chain(self.bootstrap.probes.iter().copied());
         let listeners = self.listeners.iter().flat_map(|listener| listener.addresses.iter().copied());
         servers.chain(listeners).any(|own| own.port() == port)
     }
@@ -124,8 +124,8 @@ pub struct Bootstrap {
     pub workers: Option<u16>,
     /// Where the admin server listens; `None` is off.
     pub admin: Option<AdminAddress>,
-    /// Where the probes server listens; `None` is off.
-    pub probes: Option<SocketAddr>,
+    /// Where the probes server listens; nowhere if it is off.
+    pub probes: Box<[SocketAddr]>,
     /// How names are resolved.
     pub dns: Dns,
     /// Where it is said who this proxy is.

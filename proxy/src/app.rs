@@ -20,7 +20,7 @@ use weir_control::{Applier, Outcome};
 
 use crate::admin;
 use crate::balance::discovery::{Discovery, Follower};
-use crate::lifecycle::{self, Ask, Drain, Signals};
+use crate::lifecycle::{self, Ask, Drain, Leaving, Manner, Signals};
 use crate::listen::sockets::{self, Sockets};
 use crate::memory;
 use crate::observe::access_log::LogWriter;
@@ -136,7 +136,7 @@ impl App {
     ///
     /// # Errors
     /// Why the command cannot be started.
-    pub async fn serve(mut self, command: &[OsString], mut signals: Signals) -> anyhow::Result<u8> {
+    pub async fn serve(mut self, command: &[OsString], mut signals: Signals, leaving: Leaving) -> anyhow::Result<u8> {
         let mut child = match command {
             [] => None,
             [program, ..] => Some(lifecycle::App::start(command).with_context(|| format!("cannot start {}", program.display()))?),
@@ -145,7 +145,7 @@ impl App {
         let mut file = self.file.as_deref().map(|file| FileSource::new(file, &source));
         drop(source);
         let mut drain = None;
-        let (patient, exit) = loop {
+        let (manner, exit) = loop {
             let event = tokio::select! {
                 // A signal first: one that was held is not heard by whatever is begun before it.
                 biased;
@@ -155,12 +155,12 @@ impl App {
                 code = ended(&mut child) => Event::Ended(code),
             };
             let text = match event {
-                Event::Asked(Ask::Terminate) => break (true, 0),
-                Event::Asked(Ask::Leave) => break (false, 0),
+                Event::Asked(Ask::Terminate) => break (leaving.on_sigterm.into(), 0),
+                Event::Asked(Ask::Leave) => break (Manner::AT_ONCE, 0),
                 Event::Ended(code) => {
                     tracing::info!(code, "the app has ended");
                     child = None;
-                    break (false, code);
+                    break (Manner::AT_ONCE, code);
                 }
                 Event::Asked(Ask::Drain) => {
                     if drain.is_none() {
@@ -192,7 +192,7 @@ impl App {
             Some(drain) => drain,
             None => Drain::begin(&self.shared).await,
         };
-        let exit = drain.finish(&self.shared, self.sockets, child, signals, patient, exit).await;
+        let exit = drain.finish(&self.shared, self.sockets, child, signals, (manner, leaving), exit).await;
         if let Some(log) = &*self.shared.access_log.load() {
             log.flush(Duration::from_secs(2));
         }

@@ -25,10 +25,30 @@ pub struct Group {
     /// The last part of a drain: nobody is a newcomer any more.
     finishing: Cell<bool>,
     left: Notify,
+    /// When goodbye was said.
+    began: Cell<Option<Instant>>,
+    /// The longest that a member has stayed since then.
+    longest: Cell<Duration>,
 }
 
-#[derive(Default)]
+/// What a drain came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut off at the deadline.
+    pub cut: usize,
+    /// The longest that a connection stayed after goodbye was said.
+    pub longest: Duration,
+}
+
+impl std::ops::AddAssign for Drained {
+    fn add_assign(&mut self, other: Self) {
+        self.cut += other.cut;
+        self.longest = self.longest.max(other.longest);
+    }
+}
+
 struct State {
+    joined: Instant,
     draining: Cell<bool>,
     /// Joined after goodbye was said: it came for one answer, and may have it.
     newcomer: Cell<bool>,
@@ -40,7 +60,6 @@ struct State {
 
 /// One connection's place in its group, until it is dropped.
 pub struct Member {
-    joined: Instant,
     state: Rc<State>,
     group: Rc<Group>,
     number: u64,
@@ -52,11 +71,16 @@ impl Group {
         let number = self.next.get();
         self.next.set(number + 1);
         let draining = self.draining.get();
-        let state =
-            State { draining: Cell::new(draining), newcomer: Cell::new(draining && !self.finishing.get()), ..State::default() };
-        let state = Rc::new(state);
+        let state = Rc::new(State {
+            joined: Instant::now(),
+            draining: Cell::new(draining),
+            newcomer: Cell::new(draining && !self.finishing.get()),
+            aborted: Cell::default(),
+            questioned: Cell::default(),
+            waker: RefCell::default(),
+        });
         self.members.borrow_mut().insert(number, Rc::clone(&state));
-        Member { joined: Instant::now(), state, group: Rc::clone(self), number }
+        Member { state, group: Rc::clone(self), number }
     }
 
     /// How many members there are.
@@ -71,8 +95,13 @@ impl Group {
 
     /// Has every member, and every one that joins later, finish what is in flight and leave.
     pub fn say_goodbye(&self) {
-        self.draining.set(true);
+        self.begin();
         self.tell(|state| state.draining.set(true));
+    }
+
+    fn begin(&self) {
+        self.draining.set(true);
+        self.began.set(self.began.get().or_else(|| Some(Instant::now())));
     }
 
     /// Has every member ask again whether it may be served.
@@ -80,10 +109,9 @@ impl Group {
         self.tell(|state| state.questioned.set(true));
     }
 
-    /// Has every member finish what is in flight and leave; aborts those that have not left by the deadline. Gives the
-    /// number of those.
-    pub async fn drain(&self, deadline: Duration) -> usize {
-        self.draining.set(true);
+    /// Has every member finish what is in flight and leave; aborts those that have not left by the deadline.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
+        self.begin();
         self.finishing.set(true);
         self.tell(|state| {
             state.draining.set(true);
@@ -98,12 +126,21 @@ impl Group {
                 left.await;
             }
         };
-        if tokio::time::timeout(deadline, empty).await.is_ok() {
-            return 0;
+        let mut cut = 0;
+        if tokio::time::timeout(deadline, empty).await.is_err() {
+            cut = self.len();
+            let now = Instant::now();
+            self.members.borrow().values().for_each(|state| self.stayed(state, now));
+            self.tell(|state| state.aborted.set(true));
         }
-        let cut = self.len();
-        self.tell(|state| state.aborted.set(true));
-        cut
+        Drained { cut, longest: self.longest.get() }
+    }
+
+    /// Remembers how long a member has stayed that was asked to leave.
+    fn stayed(&self, state: &State, now: Instant) {
+        let Some(began) = self.began.get() else { return };
+        let stayed = now.saturating_duration_since(began.max(state.joined));
+        self.longest.set(self.longest.get().max(stayed));
     }
 
     fn tell(&self, change: impl Fn(&State)) {
@@ -138,7 +175,7 @@ impl Member {
 
     /// Until when a connection that has said nothing yet may be about to: whoever has just connected is not idle.
     pub fn fresh_until(&self) -> Instant {
-        self.joined + FRESH
+        self.state.joined + FRESH
     }
 
     /// Whether to ask again if it may be served; once for each time that it is questioned.
@@ -161,6 +198,7 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.group.members.borrow_mut().remove(&self.number);
         if self.group.draining.get() {
+            self.group.stayed(&self.state, Instant::now());
             self.group.left.notify_waiters();
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::drain::Drained;
 use crate::listen;
 use crate::state::listener::ListenerState;
 use crate::state::{Message, Shared, Worker};
@@ -52,8 +53,8 @@ async fn serve(id: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Messa
                 });
             }
             Some(Message::Drain(limit, done)) => {
-                let cut = drain(&worker, limit, &mut mailbox).await;
-                let _ = done.send(cut);
+                let drained = drain(&worker, limit, &mut mailbox).await;
+                let _ = done.send(drained);
                 return;
             }
             None => return,
@@ -101,7 +102,7 @@ fn take(worker: &Rc<Worker>, name: &str, stream: std::net::TcpStream) {
 const MAX_TURNS: usize = 1000;
 
 /// Stops accepting everywhere and waits for what is in flight, hand-overs under way included.
-async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Receiver<Message>) -> usize {
+async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Receiver<Message>) -> Drained {
     // Those that were removed earlier first: their connections have the same right to finish.
     let mut states = worker.draining();
     states.extend(worker.listener_names().iter().filter_map(|name| worker.remove_listener(name)));
@@ -116,9 +117,9 @@ async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Rece
         served(message);
     }
     let mut all = pin!(drain_all(&states, deadline));
-    let mut cut = loop {
+    let mut drained = loop {
         tokio::select! {
-            cut = &mut all => break cut,
+            drained = &mut all => break drained,
             Some(message) = mailbox.recv() => served(message),
         }
     };
@@ -129,7 +130,7 @@ async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Rece
         served(message);
     }
     if late {
-        cut += drain_all(&states, deadline).await;
+        drained += drain_all(&states, deadline).await;
     }
     // Aborted connections need a turn to see it and say so in the log; many need many.
     for _ in 0..MAX_TURNS {
@@ -139,21 +140,20 @@ async fn drain(worker: &Rc<Worker>, deadline: Duration, mailbox: &mut mpsc::Rece
         }
     }
     worker.close_log();
-    cut
+    drained
 }
 
-/// Gives how many connections were cut.
-async fn drain_all(states: &[Rc<ListenerState>], deadline: Duration) -> usize {
+async fn drain_all(states: &[Rc<ListenerState>], deadline: Duration) -> Drained {
     let start = |state: &Rc<ListenerState>| {
         let state = Rc::clone(state);
         tokio::task::spawn_local(async move { state.drain(deadline).await })
     };
     let tasks: Vec<_> = states.iter().map(start).collect();
-    let mut cut = 0;
+    let mut drained = Drained::default();
     for task in tasks {
-        cut += task.await.unwrap_or(0);
+        drained += task.await.unwrap_or_default();
     }
-    cut
+    drained
 }
 
 #[cfg(test)]

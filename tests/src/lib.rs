@@ -18,6 +18,7 @@ pub mod echo;
 pub mod envoy;
 pub mod explained;
 pub mod frames;
+pub mod kubelet;
 pub mod load;
 pub mod mesh;
 pub mod mixed;
@@ -96,11 +97,28 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result>,
 {
-    let missing: Vec<&str> = needs.iter().filter(|peer| !peer.is_there()).map(|peer| peer.name()).collect();
-    if missing.is_empty() {
-        return test(name, body);
+    match skipped(name, needs) {
+        None => test(name, body),
+        Some(name) => test(&name, body).with_ignored_flag(true),
     }
-    test(&format!("{name} (skipped: no {})", missing.join(", ")), body).with_ignored_flag(true)
+}
+
+/// [`test_with`] for a test that has the machine to itself.
+pub fn test_alone_with<F, Fut>(name: &str, needs: &[peers::Peer], body: F) -> Trial
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result>,
+{
+    match skipped(name, needs) {
+        None => test_alone(name, body),
+        Some(name) => test_alone(&name, body).with_ignored_flag(true),
+    }
+}
+
+/// What a test is called that lacks something.
+fn skipped(name: &str, needs: &[peers::Peer]) -> Option<String> {
+    let missing: Vec<&str> = needs.iter().filter(|peer| !peer.is_there()).map(|peer| peer.name()).collect();
+    (!missing.is_empty()).then(|| format!("{name} (skipped: no {})", missing.join(", ")))
 }
 
 /// Whether the long form of a test was asked for (`WEIR_SOAK=1`).

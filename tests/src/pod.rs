@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::Result;
 
@@ -76,7 +77,7 @@ impl Drop for Pod {
 /// # Errors
 /// It cannot be made.
 pub fn join(here: &Pod, there: &Pod, number: u8) -> Result {
-    let (a, b) = (here.id(), there.id());
+    let b = there.id();
     let name = format!("w{number}");
     here.run(&format!("ip link add {name} type veth peer name {name} netns {b}"))?;
     for (pod, last) in [(here, 1), (there, 2)] {
@@ -85,15 +86,91 @@ pub fn join(here: &Pod, there: &Pod, number: u8) -> Result {
              ip link set {name} up"
         ))?;
     }
-    // Interfaces come up in their own time, and until then nothing passes.
+    wait_until_up(here, &name)?;
+    wait_until_up(there, &name)
+}
+
+/// Interfaces come up in their own time, and until then nothing passes.
+fn wait_until_up(pod: &Pod, name: &str) -> Result {
     let up = format!("ip -o link show dev {name} | grep -c 'state UP' || true");
     for _ in 0..1000 {
-        if here.run(&up)?.trim() == "1" && there.run(&up)?.trim() == "1" {
+        if pod.run(&up)?.trim() == "1" {
             return Ok(());
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    Err(format!("the wire between {a} and {b} does not come up").into())
+    Err(format!("{name} in {} does not come up", pod.id()).into())
+}
+
+/// Pods that reach each other, and the node that they run on: `10.1.0.N` and `fd01::N`, 1 is the node.
+pub struct Network {
+    /// The node.
+    pub node: Pod,
+}
+
+/// A pod on a network.
+pub struct Host {
+    /// The pod.
+    pub pod: Pod,
+    /// Its address.
+    pub address: std::net::Ipv4Addr,
+}
+
+impl Network {
+    /// One without pods.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new() -> Result<Self> {
+        let node = Pod::new()?;
+        node.run(
+            "ip link add br0 type bridge; ip addr add 10.1.0.1/24 dev br0; ip -6 addr add fd01::1/64 dev br0 nodad; \
+             ip link set br0 up",
+        )?;
+        Ok(Self { node })
+    }
+
+    /// A pod more. All that it calls elsewhere goes by way of the node.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn host(&self, number: u8) -> Result<Host> {
+        let pod = Pod::new()?;
+        let id = pod.id();
+        self.node.run(&format!(
+            "ip link add p{number} type veth peer name eth0 netns {id}; ip link set p{number} master br0; ip link set p{number} up"
+        ))?;
+        pod.run(&format!(
+            "ip addr add 10.1.0.{number}/24 dev eth0; ip -6 addr add fd01::{number}/64 dev eth0 nodad; ip link set eth0 up; \
+             ip route add default via 10.1.0.1; ip -6 route add default via fd01::1"
+        ))?;
+        wait_until_up(&pod, "eth0")?;
+        wait_until_up(&self.node, &format!("p{number}"))?;
+        Ok(Host { pod, address: std::net::Ipv4Addr::new(10, 1, 0, number) })
+    }
+}
+
+/// Runs something on a thread of its own, with a runtime of its own, whose sockets are the pod's.
+///
+/// # Errors
+/// There is no thread.
+pub fn within<T, F, Fut>(pod: &Pod, body: F) -> Result<std::thread::JoinHandle<Result<T>>>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T>,
+{
+    let namespace = File::open(format!("/proc/{}/ns/net", pod.id()))?;
+    let run = move || -> Result<T> {
+        // SAFETY: the call takes a descriptor, which is open, and no pointers; it concerns this thread alone.
+        let done = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+        if done != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(body()))
+    };
+    Ok(std::thread::Builder::new().spawn(run)?)
 }
 
 /// A program that runs in a pod until this is dropped.
@@ -154,13 +231,55 @@ impl Program {
     /// # Errors
     /// It does not in time.
     pub fn wait_for_end(&mut self) -> Result {
-        for _ in 0..4000 {
-            if self.child.try_wait()?.is_some() {
-                return Ok(());
+        self.wait(Duration::from_secs(20)).map(drop)
+    }
+
+    /// Waits until it has ended; gives how.
+    ///
+    /// # Errors
+    /// It does not within the limit.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let until = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > until {
+                return Err(format!("it does not end: {}{}", self.output()?, self.complaints()?).into());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Err("it does not end".into())
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: no pointers; the process is our child and was not waited for, so that the number is still its own.
+        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+    }
+
+    /// Tells it to leave, and kills it if it has not within the limit; tells whether it left by itself.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn leave(&mut self, limit: Duration) -> Result<bool> {
+        if self.ended()?.is_some() {
+            return Ok(true);
+        }
+        self.signal(libc::SIGTERM);
+        if self.wait(limit).is_ok() {
+            return Ok(true);
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(false)
     }
 
     /// Its number.
@@ -191,6 +310,14 @@ impl Drop for Program {
 /// # Errors
 /// What it says instead.
 pub fn weir(pod: &Pod, yaml: &str) -> Result<Program> {
+    weir_with(pod, yaml, &[], &[])
+}
+
+/// The same, with more arguments of `weir run` and with variables.
+///
+/// # Errors
+/// What it says instead.
+pub fn weir_with(pod: &Pod, yaml: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Program> {
     // The user may look into none of the directories that only we may.
     let dir = tempfile::tempdir()?;
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755))?;
@@ -199,6 +326,7 @@ pub fn weir(pod: &Pod, yaml: &str) -> Result<Program> {
     std::fs::copy(crate::weir::binary(), &binary)?;
     let mut command = pod.command("setpriv");
     command.args(["--reuid", "1337", "--regid", "1337", "--clear-groups"]).arg(&binary).args(["run", "--json", "-c"]).arg(&file);
+    command.args(arguments).envs(environment.iter().copied());
     let mut weir = Program::start(command)?;
     weir.files = Some(dir);
     weir.wait_for("\"ready\"")?;

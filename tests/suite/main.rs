@@ -10,6 +10,7 @@
 )]
 
 mod control;
+mod deploy;
 mod failures;
 mod http;
 mod malformed;
@@ -29,6 +30,7 @@ fn main() {
         failures::trials(),
         mesh::trials(),
         redirect::trials(),
+        deploy::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -304,7 +304,7 @@ pub(super) fn admin_address(config: &Config, found: &mut Diagnostics) -> Option<
 }
 
 /// The addresses that a listener accepts on; one at least, though none may be right.
-fn addresses(listen: &schema::OneOrMany, path: &Path<'_>, found: &mut Diagnostics) -> Vec<SocketAddr> {
+pub(super) fn addresses(listen: &schema::OneOrMany, path: &Path<'_>, found: &mut Diagnostics) -> Vec<SocketAddr> {
     let mut addresses: Vec<SocketAddr> = Vec::new();
     match listen {
         schema::OneOrMany::One(text) => addresses.extend(socket_address(text, path, found)),

@@ -84,10 +84,9 @@ fn bootstrap(config: &Config, found: &mut Diagnostics) -> Bootstrap {
     if min_ttl > max_ttl {
         found.error(&dns_path.key("max_ttl"), "`max_ttl` must not be below `min_ttl`");
     }
-    let probes = config
-        .probes
-        .as_ref()
-        .and_then(|probes| listeners::socket_address(&probes.listen, &root.key("probes").key("listen"), found));
+    let probes = config.probes.as_ref().map_or_else(Box::default, |probes| {
+        listeners::addresses(&probes.listen, &root.key("probes").key("listen"), found).into()
+    });
     let identity = identity::compile(config, found);
     let admin = listeners::admin_address(config, found);
     Bootstrap { workers, admin, probes, dns: Dns { servers, min_ttl, max_ttl }, identity }

@@ -45,7 +45,8 @@ pub struct Config {
     /// Changing it needs a restart.
     #[serde(default)]
     pub admin: Admin,
-    /// The probes server, for kubelets and scrapers: `/ready`, `/live` and `/metrics`, nothing else. Off unless set.
+    /// The probes server, for kubelets and scrapers: `/ready`, `/live`, `/metrics`, and those of the app's
+    /// probes that `weir inject` had asked of weir; nothing else. Off unless set.
     /// Changing it needs a restart.
     pub probes: Option<Probes>,
     /// Where the access log goes and how a line looks. Off unless set.
@@ -122,9 +123,10 @@ impl Default for Admin {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probes {
-    /// An address with a port, usually `0.0.0.0:15020`.
+    /// An address with a port, usually `0.0.0.0:15020`, or a list of them. An address of a list whose family this machine
+    /// does not have (IPv6, mostly) is left out.
     #[schemars(example = &"0.0.0.0:15020")]
-    pub listen: String,
+    pub listen: OneOrMany,
 }
 
 /// The access log: one line per request, written off the request path through a bounded queue. Lines that do not fit

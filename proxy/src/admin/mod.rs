@@ -2,16 +2,17 @@
 //!
 //! Admin listens on loopback or a Unix socket only and checks the `Host` header, so that a web page in a browser on this
 //! machine cannot reach it by rebinding a name; whatever changes something must be a POST. The probes server is for
-//! kubelets and scrapers, reachable from outside, and knows `/ready`, `/live` and `/metrics` only.
+//! kubelets and scrapers, reachable from outside, and knows `/ready`, `/live` and `/metrics` only, and what [`app_probes`] has.
 
 mod advice;
+mod app_probes;
 mod pages;
 
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -23,11 +24,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 use weir_config::snapshot::{AdminAddress, Bootstrap};
 
 use crate::lifecycle::Ask;
+use crate::listen::sockets::{bind, is_absent};
 use crate::state::Shared;
+use app_probes::AppProbes;
 use pages::{Door, Pages};
 
 /// Reads and changes the level of weir's own log.
@@ -78,12 +81,35 @@ pub async fn start(shared: &Arc<Shared>, bootstrap: &Bootstrap, level: LogLevel,
             tokio::spawn(serve_unix(listener, stack(pages(Door::AdminUnix))));
         }
     }
-    if let Some(address) = bootstrap.probes {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("the probes server cannot listen on {address}"))?;
-        tracing::info!(address = %listener.local_addr()?, "probes listening");
-        tokio::spawn(serve_tcp(listener, stack(pages(Door::Probes))));
+    probes(bootstrap, &pages(Door::Probes))
+}
+
+/// The probes server, at each address that this machine has.
+fn probes(bootstrap: &Bootstrap, pages: &Pages) -> anyhow::Result<()> {
+    let app = AppProbes::from_environment()?.map(Arc::new);
+    if app.is_some() && bootstrap.probes.is_empty() {
+        tracing::warn!(
+            "the app's probes are asked of weir, and the configuration has no `probes: {{ listen: ... }}` to answer them"
+        );
     }
+    let several = bootstrap.probes.len() > 1;
+    let mut bound = 0;
+    for address in &bootstrap.probes {
+        let sockets = match bind(*address, several, 1) {
+            Err(error) if several && is_absent(&error) => {
+                tracing::warn!(%address, %error, "no probes there: this machine does not have it");
+                continue;
+            }
+            sockets => sockets.with_context(|| format!("the probes server cannot listen on {address}"))?,
+        };
+        for socket in sockets {
+            let listener = TcpListener::from_std(socket)?;
+            tracing::info!(address = %listener.local_addr()?, "probes listening");
+            tokio::spawn(serve_probes(listener, pages.clone(), app.clone()));
+            bound += 1;
+        }
+    }
+    ensure!(bound > 0 || bootstrap.probes.is_empty(), "the probes server cannot listen: this machine has none of its addresses");
     Ok(())
 }
 
@@ -108,6 +134,37 @@ async fn serve_tcp(listener: TcpListener, stack: Stack) {
             Ok((stream, _)) => drop(tokio::spawn(connection(stream, stack.clone()))),
             Err(error) => pause(&error).await,
         }
+    }
+}
+
+/// Knows which address was called: there the app may listen.
+async fn serve_probes(listener: TcpListener, pages: Pages, app: Option<Arc<AppProbes>>) {
+    let limit = app.as_ref().map_or(LIMIT, |app| LIMIT.max(app.longest() + LIMIT));
+    // How many of the app's probes are made at a time is limited there: they keep nobody from `/ready`.
+    let own = stack(pages);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                pause(&error).await;
+                continue;
+            }
+        };
+        let local = stream.local_addr().ok().map(|local| local.ip().to_canonical());
+        let (own, app) = (own.clone(), app.clone());
+        let answer = tower::service_fn(move |request: Request<Incoming>| {
+            let (own, app) = (own.clone(), app.clone());
+            async move {
+                if let Some(app) = &app
+                    && let Some((status, said)) = app.make(&request, local).await
+                {
+                    return Ok(pages::page(status, "text/plain; charset=utf-8", said));
+                }
+                own.oneshot(request).await.map_err(BoxError::from)
+            }
+        });
+        let stack = ServiceBuilder::new().map_err(|error: BoxError| std::io::Error::other(error)).timeout(limit).service(answer);
+        drop(tokio::spawn(connection(stream, BoxCloneSyncService::new(stack))));
     }
 }
 

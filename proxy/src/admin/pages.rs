@@ -321,7 +321,7 @@ fn json_page(value: &Value) -> Page {
     page(StatusCode::OK, "application/json", Bytes::from(body))
 }
 
-fn page(status: StatusCode, content_type: &'static str, body: Bytes) -> Page {
+pub(super) fn page(status: StatusCode, content_type: &'static str, body: Bytes) -> Page {
     let mut page = Response::new(Full::new(body));
     *page.status_mut() = status;
     page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::lifecycle::{Leaving, OnSigterm};
+
 /// A sidecar proxy for service meshes: routes by weight, tags every request, and takes new route tables while it runs.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, arg_required_else_help = true)]
@@ -54,6 +56,13 @@ enum Command {
         /// Write weir's own log as JSON.
         #[arg(long)]
         json: bool,
+        /// What SIGTERM means here.
+        #[arg(long, value_enum, default_value_t, env = "WEIR_ON_SIGTERM")]
+        on_sigterm: OnSigterm,
+        /// How long after it began to leave the platform kills weir, for example `30s`: weir is gone a little before. Default:
+        /// `shutdown.deadline` of the configuration says when.
+        #[arg(long, value_parser = span, env = "WEIR_GRACE_PERIOD", value_name = "TIME")]
+        grace_period: Option<std::time::Duration>,
         /// The app: started when weir is ready, told to leave after callers were, and its exit code is weir's.
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<std::ffi::OsString>,
@@ -70,6 +79,21 @@ enum Command {
     /// Tell whether a weir on this machine is ready; for health checks, in images without a shell.
     Health {
         /// The admin or probes server.
+        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        address: String,
+    },
+    /// Have the weir on this machine say goodbye to callers and accept on, for preStop hooks in images without a shell.
+    Drain {
+        /// The admin server.
+        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        address: String,
+        /// Come back only after this time, for example `10s`; until then nobody is told to leave.
+        #[arg(long, value_parser = span, value_name = "TIME")]
+        wait: Option<std::time::Duration>,
+    },
+    /// Have the weir on this machine finish what is in flight and leave, for jobs beside a classic sidecar.
+    Shutdown {
+        /// The admin server.
         #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
         address: String,
     },
@@ -148,7 +172,7 @@ enum Command {
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
         #[command(flatten)]
-        injection: inject::Injection,
+        injection: Box<inject::Injection>,
     },
     /// Take the sidecars out of manifests again, and print them.
     Uninject {
@@ -167,9 +191,13 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo { port, rate, mtls, json } => crate::demo::main(port, rate, json, mtls),
-        Command::Run { config, log, json, command } => run::main(&config, &log, json, &command),
+        Command::Run { config, log, json, on_sigterm, grace_period, command } => {
+            run::main(&config, &log, json, Leaving { on_sigterm, grace: grace_period }, &command)
+        }
         Command::Wait { address, timeout } => probe::wait(&address, std::time::Duration::from_secs(timeout)),
         Command::Health { address } => probe::health(&address),
+        Command::Drain { address, wait } => probe::drain(&address, wait.unwrap_or_default()),
+        Command::Shutdown { address } => probe::shutdown(&address),
         Command::Check { file, json } => check::main(&file, json),
         Command::Schema { markdown: false } => print(&format!("{:#}\n", weir_config::schema::json_schema())),
         Command::Schema { markdown: true } => print(&reference::markdown()),
@@ -192,7 +220,7 @@ pub fn main() -> ExitCode {
         Command::Ca { action } => ca::main(&action),
         Command::Redirect { command } => redirect::run(command).unwrap_or_else(|error| fail(&format!("{error:#}"))),
         Command::Inject { files, injection } => {
-            inject::inject(&files, injection).unwrap_or_else(|error| fail(&format!("{error:#}")))
+            inject::inject(&files, *injection).unwrap_or_else(|error| fail(&format!("{error:#}")))
         }
         Command::Uninject { files } => inject::uninject(&files).unwrap_or_else(|error| fail(&format!("{error:#}"))),
         Command::Completions { shell } => {
@@ -204,6 +232,12 @@ pub fn main() -> ExitCode {
 }
 
 pub use logging::start as start_logging;
+
+/// A time.
+fn span(text: &str) -> Result<std::time::Duration, String> {
+    let span = weir_config::units::Span::parse(text).ok_or("a time such as `500ms`, `10s` or `2m`")?;
+    Ok(span.0)
+}
 
 /// A time, in days too.
 fn life(text: &str) -> Result<std::time::Duration, String> {

@@ -1,4 +1,4 @@
-//! `weir wait` and `weir health`: is the weir on this machine ready?
+//! `weir wait` and `weir health`: is the weir on this machine ready? `weir drain` and `weir shutdown`: it shall go.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -32,6 +32,26 @@ pub(super) fn wait(address: &str, limit: Duration) -> ExitCode {
     }
 }
 
+/// Has it say goodbye, and waits.
+pub(super) fn drain(address: &str, wait: Duration) -> ExitCode {
+    let done = post(address, "/drain");
+    // Whoever is to be kept waiting is, whatever became of weir.
+    std::thread::sleep(wait);
+    done.map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)
+}
+
+/// Has it leave.
+pub(super) fn shutdown(address: &str) -> ExitCode {
+    post(address, "/shutdown").map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)
+}
+
+fn post(address: &str, target: &str) -> Result<(), String> {
+    match ask_for(address, "POST", target)? {
+        (200..=299, _) => Ok(()),
+        (status, body) => Err(format!("{address} answers {status}: {}", body.trim())),
+    }
+}
+
 /// `GET /ready`; says what is in the way.
 fn ask(address: &str) -> Result<(), String> {
     match get(address, "/ready")? {
@@ -43,11 +63,17 @@ fn ask(address: &str) -> Result<(), String> {
 
 /// Asks the admin or probes server for a page; gives status and body.
 pub(super) fn get(address: &str, target: &str) -> Result<(u16, String), String> {
+    ask_for(address, "GET", target)
+}
+
+fn ask_for(address: &str, method: &str, target: &str) -> Result<(u16, String), String> {
     let parsed: SocketAddr = address.parse().map_err(|_| format!("`{address}` is not an address with a port"))?;
     let said = TcpStream::connect_timeout(&parsed, LIMIT).and_then(|mut stream| {
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        stream.write_all(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
+        stream.write_all(
+            format!("{method} {target} HTTP/1.1\r\ncontent-length: 0\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes(),
+        )?;
         let mut said = String::new();
         stream.take(4 << 20).read_to_string(&mut said)?;
         Ok(said)

@@ -8,9 +8,9 @@ use weir_control::Applier;
 
 use super::{check, fail};
 use crate::app::App;
-use crate::lifecycle::Signals;
+use crate::lifecycle::{Leaving, Signals};
 
-pub(super) fn main(file: &Path, filter: &str, json: bool, command: &[OsString]) -> ExitCode {
+pub(super) fn main(file: &Path, filter: &str, json: bool, leaving: Leaving, command: &[OsString]) -> ExitCode {
     raise_descriptors();
     let level = match super::start_logging(filter, json) {
         Ok(level) => level,
@@ -34,7 +34,7 @@ pub(super) fn main(file: &Path, filter: &str, json: bool, command: &[OsString]) 
     let watched = (file != Path::new("-")).then(|| file.to_owned());
     let served = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        App::start(applier, watched, level, &mut signals).await?.serve(command, signals).await
+        App::start(applier, watched, level, &mut signals).await?.serve(command, signals, leaving).await
     });
     // A second signal leaves workers behind; nothing may wait for them.
     runtime.shutdown_background();

@@ -17,7 +17,7 @@ use super::{begin, view};
 use crate::admin::LogLevel;
 use crate::app::App;
 use crate::ca::{Authority, write};
-use crate::lifecycle::Signals;
+use crate::lifecycle::{Leaving, Signals};
 use crate::state::Shared;
 
 const CART: &str = "spiffe://demo.example/ns/demo/sa/cart";
@@ -48,7 +48,8 @@ pub(super) async fn run(port: u16, rate: u32, json: bool, level: LogLevel) -> an
         tokio::spawn(backend::load(outer_address, rate));
     }
     let screen = tokio::spawn(show(Arc::clone(inner_app.shared()), hello, json));
-    let (outer, inner) = tokio::join!(app.serve(&[], signals), inner_app.serve(&[], inner_signals));
+    let (outer, inner) =
+        tokio::join!(app.serve(&[], signals, Leaving::default()), inner_app.serve(&[], inner_signals, Leaving::default()));
     screen.abort();
     outer.and(inner).map(drop)
 }

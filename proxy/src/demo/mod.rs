@@ -17,7 +17,7 @@ use weir_control::Applier;
 use crate::admin::LogLevel;
 use crate::app::App;
 use crate::cli::{fail, start_logging};
-use crate::lifecycle::Signals;
+use crate::lifecycle::{Leaving, Signals};
 use backend::Backend;
 
 /// Runs the demo.
@@ -54,7 +54,7 @@ async fn split(port: u16, rate: u32, json: bool, level: LogLevel) -> anyhow::Res
         tokio::spawn(backend::load(address, rate));
     }
     let screen = tokio::spawn(view::run(Arc::clone(app.shared()), backends, json));
-    let served = app.serve(&[], signals).await.map(drop);
+    let served = app.serve(&[], signals, Leaving::default()).await.map(drop);
     screen.abort();
     let _ = screen.await;
     served

@@ -175,7 +175,7 @@ impl Told {
 }
 
 /// Whether the machine does not have an address, or its family.
-fn is_absent(error: &io::Error) -> bool {
+pub fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
@@ -192,7 +192,7 @@ fn keep_alive() -> TcpKeepalive {
 ///
 /// # Errors
 /// Why the address cannot be bound.
-fn bind(address: SocketAddr, only: bool, workers: usize) -> io::Result<Vec<TcpListener>> {
+pub fn bind(address: SocketAddr, only: bool, workers: usize) -> io::Result<Vec<TcpListener>> {
     // SO_REUSEPORT would happily share the port with a stranger of the same user; without it, one is noticed. This
     // socket never listens, so no connection can arrive at it and be lost.
     if address.port() != 0 {

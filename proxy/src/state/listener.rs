@@ -12,7 +12,7 @@ use weir_config::snapshot::{CallerTls, EdgeTls, Limits, Listener, ListenerId, Sp
 
 use super::Worker;
 use super::prepared::Prepared;
-use crate::drain::Group;
+use crate::drain::{Drained, Group};
 use crate::observe::metrics::ListenerShard;
 
 /// A listener on one worker.
@@ -164,22 +164,23 @@ impl ListenerState {
         self.acceptors.borrow_mut().push(task);
     }
 
-    /// Lets the connections finish, and aborts them at the deadline; gives how many were. The listener is stopped.
-    pub async fn drain(&self, deadline: Duration) -> usize {
+    /// Lets the connections finish, and aborts them at the deadline. The listener is stopped.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
         // The acceptors still take what the kernel holds; without that there may seem to be nothing to wait for.
         let acceptors = self.acceptors.take();
         for acceptor in acceptors {
             let _ = acceptor.await;
         }
         let open = self.connections.len();
-        let cut = self.connections.drain(deadline).await;
+        let drained = self.connections.drain(deadline).await;
+        let cut = drained.cut;
         self.drained.set(true);
         if cut > 0 {
             tracing::warn!(listener = %self.name, open, cut, "drained; connections were cut at the deadline");
         } else {
             tracing::debug!(listener = %self.name, open, "drained");
         }
-        cut
+        drained
     }
 
     /// Whether it takes what calls the app.

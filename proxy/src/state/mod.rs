@@ -24,6 +24,7 @@ use crate::balance::budget::Budget;
 use crate::balance::cluster::ClusterState;
 use crate::balance::discovery::Discovery;
 use crate::clock::Alarms;
+use crate::drain::Drained;
 use crate::observe::access_log::{LogHandle, LogWriter};
 use crate::observe::callers::Callers;
 use crate::observe::metrics::Metrics;
@@ -108,17 +109,17 @@ pub enum Message {
     Report(oneshot::Sender<()>),
     /// Say goodbye to whoever calls the app, and go on.
     Goodbye,
-    /// Accept no more on these listeners, finish what is in flight within `limit`, and say how many connections were cut.
+    /// Accept no more on these listeners, finish what is in flight within `limit`, and say what it came to.
     Finish {
         /// The listeners.
         listeners: Vec<Box<str>>,
         /// How long it may take.
         limit: Duration,
         /// Told when it is done.
-        done: oneshot::Sender<usize>,
+        done: oneshot::Sender<Drained>,
     },
-    /// Finish all that is in flight within this time, say how many connections were cut, then end.
-    Drain(Duration, oneshot::Sender<usize>),
+    /// Finish all that is in flight within this time, say what it came to, then end.
+    Drain(Duration, oneshot::Sender<Drained>),
 }
 
 /// Removed listeners that a worker remembers; a hand-over takes microseconds, so few are ever needed.

@@ -251,6 +251,18 @@ impl Material for ServerTls {
     }
 }
 
+/// For a probe of an app that speaks TLS: any certificate will do, as it will for a kubelet.
+///
+/// # Errors
+/// None that can come about.
+pub fn for_probes() -> anyhow::Result<Arc<ClientConfig>> {
+    let provider = provider(TlsVersion::Tls12);
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions(TlsVersion::Tls12))?;
+    let verifier = Anyone::new(&provider);
+    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
 fn given_roots(text: &str) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(text)? {

@@ -7,6 +7,8 @@
 //!
 //! What breaks if this is changed carelessly: every rollout, in a way that no single machine shows.
 
+mod neighbours;
+
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,8 +18,70 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::drain::Drained;
 use crate::listen::sockets::Sockets;
 use crate::state::{Message, Shared};
+
+/// What SIGTERM tells weir, which is a matter of who sends it, and of whom else it is sent to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnSigterm {
+    /// To leave: goodbye to callers, `shutdown.min` for those who have not noticed yet, then out.
+    #[default]
+    Drain,
+    /// To leave, as it tells the app (classic sidecars, ECS, compose): as `drain`, and what the app calls stays open until
+    /// nobody else has TCP sockets in this network namespace.
+    Wait,
+    /// That the app is gone (native sidecars): finish what is in flight, and out.
+    Leave,
+}
+
+/// How weir leaves, as far as that is the platform's to say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Leaving {
+    /// What SIGTERM means.
+    pub on_sigterm: OnSigterm,
+    /// How long after it began to leave weir is killed; it is gone before. In place of `shutdown.deadline`.
+    pub grace: Option<Duration>,
+}
+
+impl Leaving {
+    /// When all must be over, for a drain that began at `began`.
+    fn deadline(&self, began: Instant, now: Instant, configured: Duration) -> Instant {
+        match self.grace {
+            None => now + configured,
+            // What is left when somebody waited long is little, but not nothing.
+            Some(grace) => (began + grace - (grace / 5).min(MARGIN)).max(now + AT_LEAST),
+        }
+    }
+}
+
+/// weir is gone this long before it would be killed.
+const MARGIN: Duration = Duration::from_secs(5);
+const AT_LEAST: Duration = Duration::from_secs(1);
+
+/// How a drain is gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
+    /// Callers may still come until `shutdown.min` is over.
+    pub patient: bool,
+    /// The app, which weir has not started, is waited for.
+    pub wait: bool,
+}
+
+impl Manner {
+    /// The app is gone, or everybody shall be.
+    pub const AT_ONCE: Self = Self { patient: false, wait: false };
+}
+
+impl From<OnSigterm> for Manner {
+    fn from(means: OnSigterm) -> Self {
+        match means {
+            OnSigterm::Drain => Self { patient: true, wait: false },
+            OnSigterm::Wait => Self { patient: true, wait: true },
+            OnSigterm::Leave => Self::AT_ONCE,
+        }
+    }
+}
 
 /// What somebody asks of a running weir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +92,7 @@ pub enum Ask {
     Drain,
     /// The app is gone: finish and leave (`POST /shutdown`, SIGINT).
     Leave,
-    /// The app is asked to leave: drain, then leave (SIGTERM).
+    /// What [`OnSigterm`] says (SIGTERM).
     Terminate,
 }
 
@@ -154,24 +218,24 @@ impl Drain {
         Self { began: Instant::now(), accepted_before: accepted(shared) }
     }
 
-    /// Goes through the rest of it. With `patient`, connections are accepted until `min` is over. Gives the exit code.
+    /// Goes through the rest of it. Gives the exit code.
     pub async fn finish(
         self,
         shared: &Arc<Shared>,
         mut sockets: Sockets,
         mut app: Option<App>,
         mut signals: Signals,
-        patient: bool,
+        (manner, leaving): (Manner, Leaving),
         mut exit: u8,
     ) -> u8 {
         let (min, deadline) = {
             let snapshot = &shared.store.load().snapshot;
             // The time of grace counts from the goodbye, which may be long ago; the limit from when weir is told to leave.
-            (snapshot.drain_min, Instant::now() + snapshot.drain_deadline)
+            (snapshot.drain_min, leaving.deadline(self.began, Instant::now(), snapshot.drain_deadline))
         };
-        let leaving = async {
-            if patient {
-                let rest = (self.began + min).saturating_duration_since(Instant::now());
+        let going = async {
+            if manner.patient {
+                let rest = (self.began + min).saturating_duration_since(Instant::now()).min(left(deadline));
                 if let Some(code) = stay(rest, &mut app).await {
                     exit = code;
                     app = None;
@@ -179,7 +243,7 @@ impl Drain {
             }
             // Callers first: an app that is told to leave may refuse what still comes in. It needs time of its own after that.
             let limit = if app.is_some() { left(deadline) / 2 } else { left(deadline) };
-            let cut = inbound(shared, &mut sockets, limit).await;
+            let mut drained = inbound(shared, &mut sockets, limit).await;
             if let Some(app) = &mut app {
                 app.signal(rustix::process::Signal::TERM);
                 exit = match tokio::time::timeout(before(deadline), app.ended()).await {
@@ -190,19 +254,23 @@ impl Drain {
                         app.ended().await
                     }
                 };
+            } else if manner.wait && tokio::time::timeout(before(deadline), neighbours::gone()).await.is_err() {
+                tracing::warn!("the app has not left; what it calls from now on is refused");
             }
             // While a copy is open here, the kernel would go on accepting for workers that do not.
             drop(sockets);
-            (exit, cut + outbound(shared, left(deadline)).await)
+            drained += outbound(shared, left(deadline)).await;
+            (exit, drained)
         };
         tokio::select! {
-            (exit, cut) = leaving => {
+            (exit, Drained { cut, longest }) = going => {
                 let accepted = accepted(shared) - self.accepted_before;
                 let took = self.began.elapsed();
+                let said = "drained: so many connections accepted meanwhile, so many cut at the deadline, the longest stayed so long";
                 if cut > 0 {
-                    tracing::warn!(accepted, cut, ?took, "drained; connections were cut at the deadline");
+                    tracing::warn!(accepted, cut, ?longest, ?took, "{said}");
                 } else {
-                    tracing::info!(accepted, cut, ?took, "drained");
+                    tracing::info!(accepted, cut, ?longest, ?took, "{said}");
                 }
                 exit
             }
@@ -236,18 +304,18 @@ fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
-/// Lets what calls the app finish; gives how many connections were cut.
-async fn inbound(shared: &Arc<Shared>, sockets: &mut Sockets, limit: Duration) -> usize {
+/// Lets what calls the app finish.
+async fn inbound(shared: &Arc<Shared>, sockets: &mut Sockets, limit: Duration) -> Drained {
     let names: Vec<Box<str>> = {
         let snapshot = &shared.store.load().snapshot;
         let inbound = snapshot.listeners.iter().filter(|listener| listener.is_inbound());
         inbound.map(|listener| listener.name.clone()).collect()
     };
     if names.is_empty() {
-        return 0;
+        return Drained::default();
     }
     sockets.close(&names);
-    let mut cut = 0;
+    let mut drained = Drained::default();
     let mut waits = Vec::new();
     for mailbox in &shared.mailboxes {
         let (done, finished) = oneshot::channel();
@@ -255,14 +323,14 @@ async fn inbound(shared: &Arc<Shared>, sockets: &mut Sockets, limit: Duration) -
         waits.push(finished);
     }
     for finished in waits {
-        cut += finished.await.unwrap_or(0);
+        drained += finished.await.unwrap_or_default();
     }
-    cut
+    drained
 }
 
-/// Lets everything finish, and the workers end; gives how many connections were cut.
-async fn outbound(shared: &Arc<Shared>, limit: Duration) -> usize {
-    let mut cut = 0;
+/// Lets everything finish, and the workers end.
+async fn outbound(shared: &Arc<Shared>, limit: Duration) -> Drained {
+    let mut drained = Drained::default();
     let mut waits = Vec::new();
     for mailbox in &shared.mailboxes {
         let (done, finished) = oneshot::channel();
@@ -270,9 +338,9 @@ async fn outbound(shared: &Arc<Shared>, limit: Duration) -> usize {
         waits.push(finished);
     }
     for finished in waits {
-        cut += finished.await.unwrap_or(0);
+        drained += finished.await.unwrap_or_default();
     }
-    cut
+    drained
 }
 
 /// Connections accepted so far.

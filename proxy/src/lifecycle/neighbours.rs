@@ -1,0 +1,68 @@
+//! Who else has sockets in this network namespace: beside an app, that is the app. Where containers of a pod or a task are told
+//! to leave all at once, this shows when the others have.
+
+use std::path::Path;
+use std::time::Duration;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+/// `/proc/net/tcp` is read up to here; there are that many sockets only where somebody is at work.
+const MOST: usize = 1 << 20;
+
+/// Waits until nobody but this process's user has TCP sockets here: none that listens, and none that is connected.
+pub(super) async fn gone() {
+    let own = rustix::process::geteuid().as_raw();
+    while are_there(Path::new("/proc/self/net"), own) {
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn are_there(dir: &Path, own: u32) -> bool {
+    use std::io::Read;
+    ["tcp", "tcp6"].iter().any(|name| {
+        let mut table = String::new();
+        let read = std::fs::File::open(dir.join(name)).and_then(|file| file.take(MOST as u64).read_to_string(&mut table));
+        // What cannot be read shows nobody, and nobody waits for ever.
+        read.is_ok() && table.lines().skip(1).any(|line| is_somebody_elses(line, own).unwrap_or(false))
+    })
+}
+
+/// A line of the table is `sl local remote state queues timer retransmits uid timeout inode ...`.
+fn is_somebody_elses(line: &str, own: u32) -> Option<bool> {
+    let mut words = line.split_ascii_whitespace().skip(3);
+    let state = words.next()?;
+    let uid: u32 = words.nth(3)?.parse().ok()?;
+    let inode: u64 = words.nth(1)?.parse().ok()?;
+    // What a process has left behind has no inode, and belongs to root.
+    Some(state != TIME_WAIT && inode != 0 && uid != own)
+}
+
+const TIME_WAIT: &str = "06";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+
+    fn table(lines: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tcp"), format!("{HEAD}{}\n", lines.join("\n"))).unwrap();
+        dir
+    }
+
+    #[test]
+    fn only_sockets_of_others_count() {
+        let own =
+            "   0: 00000000:3A9E 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1337        0 4711 1 0 100 0 0 10 0";
+        let app =
+            "   1: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0";
+        let left = "   2: 0100007F:1F90 0100007F:0050 06 00000000:00000000 03:00001234 00000000     0        0 0 3 0";
+        let orphan = "   3: 0100007F:1F90 0100007F:0050 05 00000000:00000000 03:00001234 00000000     0        0 0 3 0";
+        assert!(are_there(table(&[own, app]).path(), 1337));
+        assert!(!are_there(table(&[own, left, orphan]).path(), 1337));
+        assert!(are_there(table(&[own]).path(), 0));
+        assert!(!are_there(table(&["", "nonsense", "1: 2 3"]).path(), 1337));
+        assert!(!are_there(Path::new("/nowhere"), 1337));
+    }
+}

@@ -1,0 +1,201 @@
+//! Manifests of every shape, through `weir inject` and back.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use weir_tests::peers::Peer;
+use weir_tests::{Result, Trial, holds, same, test, test_with};
+
+use super::weir;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let schemas = ["kubernetes_validate", "yaml"].map(Peer::Python);
+    vec![
+        test_with("deploy::inject::what_comes_out_is_valid_and_means_what_it_meant", &schemas, shapes),
+        test("deploy::inject::who_gets_a_sidecar_and_who_does_not", fates),
+        test("deploy::inject::annotations_say_how", annotations),
+        test("deploy::inject::what_is_wrong_is_said_and_nothing_printed", mistakes),
+        test("deploy::inject::settings_change_and_nothing_is_left_behind", changes),
+    ]
+}
+
+fn manifests() -> Result<Vec<PathBuf>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    Ok(files)
+}
+
+fn judge(arguments: &[&str]) -> Result<String> {
+    let peer = format!("{}/peers/manifest_peer.py", env!("CARGO_MANIFEST_DIR"));
+    let done = Command::new("python3").arg(peer).args(arguments).output()?;
+    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    if done.status.success() { Ok(said) } else { Err(format!("{arguments:?}: {said}").into()) }
+}
+
+async fn shapes() -> Result {
+    let files = manifests()?;
+    holds!(files.len() >= 25, "{} manifests", files.len());
+    let dir = tempfile::tempdir()?;
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    for (place, options) in
+        [&[][..], &["--classic", "--workload-api"], &["--config-map", "x", "--keep-probes"]].iter().enumerate()
+    {
+        let mut written = Vec::new();
+        for file in &files {
+            let name = file.file_stem().unwrap_or_default().to_string_lossy();
+            let original = file.display().to_string();
+            let once = weir(&[&["inject", &original][..], options].concat(), "")?;
+            holds!(once.ok, "{original}: {}", once.err);
+            let twice = weir(&[&["inject"][..], options].concat(), &once.out)?;
+            same!(twice.out, once.out, "{original}: twice is not once");
+            let out = weir(&["uninject"], &once.out)?;
+            let (injected, removed) = (path(&format!("{place}-{name}-in.yaml")), path(&format!("{place}-{name}-out.yaml")));
+            std::fs::write(&injected, &once.out)?;
+            std::fs::write(&removed, &out.out)?;
+            judge(&["same", &original, &removed])?;
+            written.push(injected);
+        }
+        for version in ["1.30", "1.37"] {
+            let arguments: Vec<&str> = ["valid", version].into_iter().chain(written.iter().map(String::as_str)).collect();
+            let said = judge(&arguments)?;
+            let count: usize = said.split(' ').next().unwrap_or_default().parse()?;
+            holds!(count > 90, "{count} objects");
+        }
+    }
+    Ok(())
+}
+
+async fn fates() -> Result {
+    let (mut injected, mut left) = (0, 0);
+    for file in manifests()? {
+        let said = weir(&["inject", &file.display().to_string()], "")?;
+        injected += said.err.matches(": injected\n").count();
+        left += said.err.matches(": left alone: ").count();
+    }
+    holds!(injected >= 50 && left >= 9, "{injected} {left}");
+    let pod = |more: &str| {
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{ name: a }}\nspec: {{ containers: [{{ name: a, image: b }}], {more} }}\n")
+    };
+    for (more, why) in [
+        ("hostNetwork: true", "hostNetwork"),
+        ("os: { name: windows }", "Windows"),
+        ("initContainers: [{ name: istio-proxy, image: b }]", "sidecar of Istio"),
+        ("initContainers: [{ name: weir, image: b }]", "has not put there"),
+    ] {
+        let said = weir(&["inject"], &pod(more))?;
+        holds!(said.ok && said.err.contains("pod/a: left alone") && said.err.contains(why), "{more}: {}", said.err);
+        same!(said.out, weir(&["uninject"], &pod(more))?.out, "{more}");
+    }
+    let said = weir(&["inject"], "apiVersion: example.com/v1\nkind: Deployment\nspec: { template: 1 }\n")?;
+    holds!(said.ok && said.err.contains("no pods here"), "{}", said.err);
+    let said = weir(
+        &["inject", "--classic"],
+        "apiVersion: batch/v1\nkind: Job\nmetadata: { name: j }\nspec: { template: { spec: { containers: [{ name: a }] } } }\n",
+    )?;
+    holds!(said.err.contains("does not end with the job"), "{}", said.err);
+    Ok(())
+}
+
+const POD: &str = "apiVersion: v1
+kind: Pod
+metadata:
+  name: a
+  annotations:
+    ANNOTATIONS
+spec:
+  terminationGracePeriodSeconds: 90
+  containers:
+  - name: app
+    image: shop/app:1
+    ports:
+    - { name: http, containerPort: 8080 }
+    readinessProbe:
+      httpGet: { path: /ready, port: http }
+";
+
+fn pod(annotations: &[&str]) -> String {
+    POD.replace("ANNOTATIONS", &annotations.join("\n    "))
+}
+
+async fn annotations() -> Result {
+    for (annotations, wanted) in [
+        (&["weir.proxy/log: debug"][..], "value: debug"),
+        (&["sidecar.istio.io/logLevel: warning"], "value: warn"),
+        (&["config.linkerd.io/proxy-log-level: warn,linkerd=info"], "value: warn"),
+        (&["weir.proxy/image: weir:9"], "image: \"weir:9\""),
+        (&["traffic.sidecar.istio.io/excludeOutboundPorts: \"9092,5432\""], "--exclude-outbound-ports=9092,5432"),
+        (&["config.linkerd.io/skip-outbound-ports: 4567-4568"], "--exclude-outbound-ports=4567-4568"),
+        (&["appmesh.k8s.aws/ports: \"8080,9090\""], "--include-inbound-ports=8080,9090"),
+        (&["appmesh.k8s.aws/egressIgnoredIPs: 10.9.8.7"], "--exclude-outbound-cidrs=10.9.8.7/32"),
+        (&["appmesh.k8s.aws/cpuRequest: 50m"], "cpu: \"50m\""),
+        (&["weir.proxy/cpu-request: 1", "sidecar.istio.io/proxyCPU: 2"], "cpu: \"1\""),
+        (&["weir.proxy/config-map: routes"], "configMap:\n      name: routes"),
+        (&["weir.proxy/config: 'listeners: []'"], "metadata.annotations['weir.proxy/config']"),
+        (&["weir.proxy/identity-secret: tls"], "secretName: tls"),
+        (&["weir.proxy/workload-api: csi.spiffe.io"], "driver: csi.spiffe.io"),
+        (&["weir.proxy/native: \"false\""], "- /weir\n          - wait\n"),
+        (&["weir.proxy/native: \"false\""], "kubectl.kubernetes.io/default-container: app"),
+        (&["weir.proxy/native: \"false\"", "weir.proxy/wait-before-exit: 7"], "--wait=7s"),
+        (&["weir.proxy/native: \"true\""], "--on-sigterm=leave"),
+        (&["weir.proxy/native: \"false\""], "--on-sigterm=wait"),
+        (&["weir.proxy/native: \"true\""], "--grace-period=90s"),
+        (&["weir.proxy/rewrite-probes: \"false\""], "path: /ready, port: http"),
+        (&["weir.proxy/rewrite-probes: \"true\""], "path: /app/app/readinessProbe"),
+        (&["config.linkerd.io/opaque-ports: 9000,1521"], "ports: { \"9000\": tcp, \"1521\": tcp }"),
+    ] {
+        let said = weir(&["inject"], &pod(annotations))?;
+        holds!(said.ok && said.out.contains(wanted), "{annotations:?}: `{wanted}` is not in\n{}{}", said.out, said.err);
+    }
+    let said = weir(&["inject"], &pod(&["weir.proxy/redirect: \"false\"", "weir.proxy/config-map: a"]))?;
+    holds!(said.ok && !said.out.contains("weir-redirect") && !said.out.contains("NET_ADMIN"), "{}", said.out);
+    Ok(())
+}
+
+async fn mistakes() -> Result {
+    for (annotations, wanted) in [
+        (&["weir.proxy/exclude-outbound-ports: 99999"][..], &["pod/a", "weir.proxy/exclude-outbound-ports", "65535"][..]),
+        (&["weir.proxy/native: maybe"], &["weir.proxy/native", "`true` or `false`"]),
+        (&["weir.proxy/inject: perhaps"], &["neither `true` nor `false`"]),
+        (&["weir.proxy/exclude-outbound-cidrs: ten"], &["not an address or range"]),
+        (&["weir.proxy/redirect: \"false\""], &["weir.proxy/config-map"]),
+        (&["weir.proxy/wait-before-exit: soon", "weir.proxy/native: x"], &["number of seconds", "`true` or `false`"]),
+    ] {
+        let said = weir(&["inject"], &pod(annotations))?;
+        holds!(!said.ok && said.out.is_empty(), "{annotations:?}: {}", said.out);
+        for word in wanted {
+            holds!(said.err.contains(word), "{annotations:?}: `{word}` is not in {}", said.err);
+        }
+    }
+    for (text, wanted) in [
+        ("a: [", "standard input: line"),
+        ("apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: x }\n", "deployment/x: it has no `spec.template`"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: { name: x }\n", "pod/x: the pod has no `spec`"),
+        ("apiVersion: v1\nkind: Pod\nspec: { containers: {} }\n", "`spec.containers`"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: 7\nspec: { containers: [{ name: a }] }\n", "must be mappings"),
+    ] {
+        let said = weir(&["inject"], text)?;
+        holds!(!said.ok && said.out.is_empty() && said.err.contains(wanted), "{text}: {}", said.err);
+    }
+    let said = weir(&["inject", "/nowhere/at/all.yaml"], "")?;
+    holds!(!said.ok && said.err.contains("cannot read /nowhere/at/all.yaml"), "{}", said.err);
+    Ok(())
+}
+
+async fn changes() -> Result {
+    let before = pod(&["weir.proxy/log: info"]);
+    let classic = weir(&["inject", "--classic", "--identity-secret", "tls"], &before)?.out;
+    let native = weir(&["inject"], &classic)?.out;
+    same!(native, weir(&["inject"], &before)?.out);
+    same!(weir(&["uninject"], &native)?.out, weir(&["uninject"], &classic)?.out);
+    holds!(!weir(&["uninject"], &classic)?.out.contains("weir.proxy/status"));
+    // Whoever does not want one any more has it taken away.
+    let off = native.replace("weir.proxy/log: info", "weir.proxy/inject: \"false\"");
+    let said = weir(&["inject"], &off)?;
+    holds!(said.ok && !said.out.contains("weir-redirect"), "{}", said.out);
+    // A probe that somebody has changed since is theirs.
+    let changed = native.replace("/app/app/readinessProbe\n", "/mine\n");
+    holds!(weir(&["uninject"], &changed)?.out.contains("path: /mine"));
+    Ok(())
+}
