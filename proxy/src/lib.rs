@@ -35,4 +35,5 @@ pub mod tcp;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;
+pub mod webhook;
 pub mod worker;

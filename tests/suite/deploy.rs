@@ -3,6 +3,7 @@
 mod inject;
 mod pods;
 mod rollout;
+mod webhook;
 
 use std::process::{Command, Stdio};
 
@@ -10,7 +11,7 @@ use weir_tests::weir::binary;
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [inject::trials(), pods::trials(), rollout::trials()].into_iter().flatten().collect()
+    [inject::trials(), pods::trials(), rollout::trials(), webhook::trials()].into_iter().flatten().collect()
 }
 
 /// What `weir` prints and complains of, and whether it is content.

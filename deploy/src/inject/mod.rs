@@ -1,12 +1,14 @@
 //! A sidecar in a manifest: what is put there, and how it is taken out again.
 //!
 //! [`settings`] is what may be said of it, by whoever injects and by annotations of the pod; [`mod@pod`] changes one pod;
-//! [`probes`] has the app's probes asked of weir; [`config`] is the configuration where there is no other. Here it is decided
+//! [`probes`] has the app's probes asked of weir; [`config`] is the configuration where there is no other;
+//! [`review`] answers the API server. Here it is decided
 //! which parts of which documents are pods. All of it is a function of the manifest: nothing is looked up.
 
 pub mod config;
 pub mod pod;
 pub mod probes;
+pub mod review;
 pub mod settings;
 
 pub use settings::{Resources, Said, Settings};

@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 
+use crate::manifest::json::to_json;
 use crate::manifest::{self, Node};
 
 /// The variable of weir's container with all probes that it makes: a JSON list of objects with `path`, `port`, `seconds`, and
@@ -57,7 +58,7 @@ fn redirect(
         return None;
     };
     let path = format!("/app/{container}/{place}");
-    let told = json!({ "path": path, "port": number, "seconds": seconds, kind: value(said) });
+    let told = json!({ "path": path, "port": number, "seconds": seconds, kind: to_json(said) });
     let ask = Node::map([("path", Node::text(path)), ("port", Node::plain(PORT))]);
     if kind == "httpGet" {
         probe.set(kind, ask);
@@ -102,22 +103,6 @@ fn replace(node: &mut Node, key: &str, new: &str, value: Node) {
 fn named(ports: Option<&Node>, name: &str) -> Option<u16> {
     let port = ports?.items().find(|port| port.get("name").and_then(Node::as_text) == Some(name))?;
     port.get("containerPort")?.as_text()?.parse().ok()
-}
-
-/// A tree as JSON, numbers and words as what they are.
-fn value(node: &Node) -> Value {
-    match node {
-        node if node.is_null() => Value::Null,
-        Node::Scalar(scalar) if scalar.is_text => Value::String(scalar.text.clone()),
-        Node::Scalar(scalar) => match (scalar.text.parse::<i64>(), &*scalar.text) {
-            (Ok(number), _) => number.into(),
-            (_, "true") => true.into(),
-            (_, "false") => false.into(),
-            (_, text) => Value::String(text.to_owned()),
-        },
-        Node::List(items, _) => items.iter().map(|item| value(&item.value)).collect(),
-        Node::Map(entries, _) => entries.iter().map(|entry| (entry.key.text.clone(), value(&entry.value))).collect(),
-    }
 }
 
 /// What was read of JSON, written as manifests are.

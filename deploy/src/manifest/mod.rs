@@ -3,6 +3,7 @@
 //! Scalars keep the way in which they were written, for `0644`, `yes` and `1e3` mean one thing to Kubernetes and another to YAML
 //! 1.2; comments keep their place; aliases are resolved. The tree decides nothing of what a manifest means.
 
+pub mod json;
 mod read;
 mod write;
 

@@ -11,6 +11,7 @@ mod probe;
 mod redirect;
 mod reference;
 mod run;
+mod webhook;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -180,6 +181,8 @@ enum Command {
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Answer the API server of a Kubernetes cluster: a sidecar for every pod as it is made (a mutating admission webhook).
+    Webhook(Box<webhook::Webhook>),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -223,6 +226,7 @@ pub fn main() -> ExitCode {
             inject::inject(&files, *injection).unwrap_or_else(|error| fail(&format!("{error:#}")))
         }
         Command::Uninject { files } => inject::uninject(&files).unwrap_or_else(|error| fail(&format!("{error:#}"))),
+        Command::Webhook(webhook) => webhook::main(*webhook).unwrap_or_else(|error| fail(&format!("{error:#}"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut script);

@@ -124,6 +124,14 @@ impl Outside {
 }
 
 impl Loaded {
+    /// One certificate alone.
+    ///
+    /// # Errors
+    /// Which file cannot be used, and why.
+    pub fn of_edge(edge: &EdgeTls) -> anyhow::Result<Self> {
+        Ok(Self { edges: HashMap::from([(edge.clone(), edge.load()?)]), servers: HashMap::new() })
+    }
+
     fn paths(&self) -> Vec<PathBuf> {
         let edges = self.edges.keys().flat_map(Material::paths);
         edges.chain(self.servers.keys().flat_map(Material::paths)).map(Path::to_owned).collect()
@@ -205,14 +213,7 @@ impl Material for EdgeTls {
 
     fn make(&self, texts: &[String]) -> anyhow::Result<Arc<ServerConfig>> {
         let [cert, key] = texts else { bail!("two files make a certificate") };
-        let provider = provider(self.min_version);
-        let certified = certified(cert, key, &provider)?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions(self.min_version))?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        server(cert, key, self.min_version)
     }
 }
 
@@ -249,6 +250,37 @@ impl Material for ServerTls {
         };
         Ok(Arc::new(config))
     }
+}
+
+/// A server with this certificate, for whoever calls.
+///
+/// # Errors
+/// Why it is none.
+pub fn server_of(cert: &str, key: &str) -> anyhow::Result<Arc<ServerConfig>> {
+    server(cert, key, TlsVersion::Tls12)
+}
+
+fn server(cert: &str, key: &str, oldest: TlsVersion) -> anyhow::Result<Arc<ServerConfig>> {
+    let provider = provider(oldest);
+    let certified = certified(cert, key, &provider)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions(oldest))?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client that believes these roots (PEM) alone.
+///
+/// # Errors
+/// There are none in it.
+pub fn trusting(roots: &str) -> anyhow::Result<Arc<ClientConfig>> {
+    let provider = provider(TlsVersion::Tls12);
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions(TlsVersion::Tls12))?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(given_roots(roots)?), provider).build()?;
+    Ok(Arc::new(builder.with_webpki_verifier(verifier).with_no_client_auth()))
 }
 
 /// For a probe of an app that speaks TLS: any certificate will do, as it will for a kubelet.
