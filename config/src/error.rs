@@ -36,6 +36,12 @@ impl Diagnostic {
         self
     }
 
+    /// Finds the place in another text that has the same structure there.
+    pub fn relocate(&mut self, tree: &Node) {
+        let steps = if self.steps.is_empty() { steps_of(&self.path) } else { self.steps.clone() };
+        self.position = tree.find(&steps, self.on_key);
+    }
+
     /// `file:line:column: what, and what to write instead`.
     pub fn render(&self, file: &str) -> String {
         let place = match self.position {
@@ -119,6 +125,19 @@ impl Diagnostics {
         self.found.sort_by_key(|d| d.position);
         self.found
     }
+}
+
+/// The steps of a path that was written down.
+fn steps_of(path: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let (key, rest) = part.split_once('[').unwrap_or((part, ""));
+        if !key.is_empty() {
+            steps.push(Step::Key(key.to_owned()));
+        }
+        steps.extend(rest.split('[').filter_map(|index| index.trim_end_matches(']').parse().ok().map(Step::Index)));
+    }
+    steps
 }
 
 /// One step of a [`Path`].

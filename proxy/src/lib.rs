@@ -14,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod demo;
 pub mod detect;
+pub mod dev;
 pub mod drain;
 pub mod error;
 pub mod h1;

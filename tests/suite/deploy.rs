@@ -1,5 +1,6 @@
 //! How weir comes to stand beside a service: manifests, pods, and how both leave.
 
+mod dev;
 mod inject;
 mod pods;
 mod rollout;
@@ -11,7 +12,7 @@ use weir_tests::weir::binary;
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [inject::trials(), pods::trials(), rollout::trials(), webhook::trials()].into_iter().flatten().collect()
+    [dev::trials(), inject::trials(), pods::trials(), rollout::trials(), webhook::trials()].into_iter().flatten().collect()
 }
 
 /// What `weir` prints and complains of, and whether it is content.

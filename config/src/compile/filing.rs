@@ -24,7 +24,10 @@ pub(super) fn file(
         let word = if route.protocol == RouteProtocol::Tls { "tls" } else { "tcp" };
         only_backends(route, &format!("a route with `protocol: {word}` leads bytes that nobody looks into"), path, found);
     }
-    if route.listeners.is_none() && !config.listeners.iter().any(|listener| is_default(route.protocol, listener)) {
+    let of_all = |listener: &schema::Listener| listener.route.as_ref() == Some(&route.name);
+    if route.listeners.is_none()
+        && !config.listeners.iter().any(|listener| is_default(route.protocol, listener) || of_all(listener))
+    {
         let message = match route.protocol {
             RouteProtocol::Http => {
                 "this route belongs to no listener: without `listeners` a route is for outbound HTTP, and no listener has it"
@@ -36,7 +39,14 @@ pub(super) fn file(
         };
         found.error(path, message).hint = Some("name the listeners, for example `listeners: [inbound]`".to_owned());
     }
+    if route.protocol == RouteProtocol::Http {
+        let theirs = config.listeners.iter().zip(&mut *listeners).filter(|(listener, _)| of_all(listener));
+        for (_, draft) in theirs {
+            draft.listener.hosts.insert(HostPattern::Any, id);
+        }
+    }
     let mine = |listener: &schema::Listener| match &route.listeners {
+        _ if of_all(listener) => false,
         Some(named) => named.contains(&listener.name),
         None => is_default(route.protocol, listener),
     };
@@ -52,6 +62,7 @@ pub(super) fn file(
 /// Whether a route that names no listener belongs to this one.
 fn is_default(protocol: RouteProtocol, listener: &schema::Listener) -> bool {
     listener.direction == Direction::Outbound
+        && listener.route.is_none()
         && match (protocol, listener.protocol) {
             (RouteProtocol::Http, ListenerProtocol::Auto | ListenerProtocol::Http) => true,
             (RouteProtocol::Tls, ListenerProtocol::Auto) => listener.original_destination,
@@ -72,6 +83,10 @@ fn check_named(config: &Config, route: &schema::Route, named: &[String], path: &
             found.error(&place, format!("there is no listener `{name}`")).hint = Some(suggest(name, known));
             continue;
         };
+        if let Some(only) = listener.route.as_ref().filter(|only| **only != route.name) {
+            found.error(&place, format!("the listener `{name}` is for the route `{only}` alone")).hint =
+                Some("leave out its `route`, and give each route its `hosts`".to_owned());
+        }
         match (route.protocol, listener.protocol) {
             (RouteProtocol::Tcp, _) if !listener.original_destination => {
                 found.error(&place, format!("the listener `{name}` does not know where its connections were going")).hint =

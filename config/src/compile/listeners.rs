@@ -74,6 +74,9 @@ fn draft(
         found.error(&path.key("proxy_protocol").key("required"), "opaque TCP cannot do without the header").hint =
             Some("who waits for a server to speak first would wait for ever; leave `required` out".to_owned());
     }
+    if let Some(route) = &listener.route {
+        only_route(config, listener, route, &path.key("route"), found);
+    }
     for (key, present) in
         [("trusted_peers", listener.trusted_peers.is_some()), ("forwarding_headers", listener.forwarding_headers.is_some())]
     {
@@ -124,6 +127,26 @@ fn draft(
             proxy_protocol,
             policies: Box::default(),
         },
+    }
+}
+
+/// Whether a listener may be for one route alone.
+fn only_route(config: &Config, listener: &schema::Listener, name: &str, path: &Path<'_>, found: &mut Diagnostics) {
+    let is_http = matches!(listener.protocol, ListenerProtocol::Auto | ListenerProtocol::Http);
+    if listener.direction != Direction::Outbound || !is_http || listener.original_destination {
+        found.key_error(path, "only an outbound listener for HTTP that callers name themselves can be for one route").hint =
+            Some("opaque TCP goes to a `cluster`; inbound, name the listener in the route's `listeners`".to_owned());
+        return;
+    }
+    match config.routes.iter().find(|route| route.name == name) {
+        Some(route) if route.protocol == schema::RouteProtocol::Http => {}
+        Some(_) => {
+            found.error(path, format!("the route `{name}` is not for HTTP"));
+        }
+        None => {
+            let known = config.routes.iter().map(|route| route.name.as_str());
+            found.error(path, format!("there is no route `{name}`")).hint = Some(suggest(name, known));
+        }
     }
 }
 

@@ -31,6 +31,10 @@ pub struct Listener {
     /// route speaks for. Without it those get the TLS alert `unrecognized_name`.
     #[schemars(example = &"orders-db")]
     pub cluster: Option<String>,
+    /// The route of all requests that come here, whatever host they name; others are not for this listener. So a loopback port
+    /// can stand for a service, where connections cannot be redirected.
+    #[schemars(example = &"checkout")]
+    pub route: Option<String>,
     /// The PROXY protocol: who really called, told by a load balancer in front.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Whether callers speak mutual TLS, on an inbound listener: `off`, `permissive` or `strict`; or, for callers from outside

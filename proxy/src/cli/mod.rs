@@ -3,6 +3,7 @@
 mod advise;
 mod ca;
 mod check;
+mod dev;
 mod errors;
 mod explain;
 mod inject;
@@ -46,6 +47,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Run several services of this machine with a sidecar each, and the mesh between them: mutual TLS, names below `localhost`,
+    /// and routes that change as the file is saved. No privileges.
+    Dev(Box<dev::Arguments>),
     /// Serve a configuration file, and follow its changes.
     Run {
         /// The configuration file.
@@ -194,6 +198,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo { port, rate, mtls, json } => crate::demo::main(port, rate, json, mtls),
+        Command::Dev(arguments) => dev::main(*arguments).unwrap_or_else(|error| fail(&format!("{error:#}"))),
         Command::Run { config, log, json, on_sigterm, grace_period, command } => {
             run::main(&config, &log, json, Leaving { on_sigterm, grace: grace_period }, &command)
         }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::drain::Drained;
 use crate::listen::sockets::Sockets;
@@ -55,6 +55,8 @@ impl Leaving {
     }
 }
 
+/// How long an app may take to leave where nothing else is said.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// weir is gone this long before it would be killed.
 const MARGIN: Duration = Duration::from_secs(5);
 const AT_LEAST: Duration = Duration::from_secs(1);
@@ -96,28 +98,37 @@ pub enum Ask {
     Terminate,
 }
 
-/// The signals that mean something.
+/// The signals that mean something, or somebody else's word in their place.
 pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+    from: Source,
     /// What was heard while something else was waited for.
     held: Option<Ask>,
 }
 
+/// Where signals come from.
+enum Source {
+    Process { terminate: Signal, interrupt: Signal, hangup: Signal },
+    Somebody(mpsc::Receiver<Ask>),
+}
+
 impl Signals {
+    /// What somebody else in this process says; signals of the process are his.
+    pub fn of(somebody: mpsc::Receiver<Ask>) -> Self {
+        Self { from: Source::Somebody(somebody), held: None }
+    }
+
     /// Receives them from now on. Before anything listens: what a signal does by default is to kill, and with the process
     /// goes whatever the kernel has accepted for it.
     ///
     /// # Errors
     /// Why they cannot be received.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self {
+        let from = Source::Process {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-            held: None,
-        })
+        };
+        Ok(Self { from, held: None })
     }
 
     /// What the next one asks.
@@ -139,10 +150,17 @@ impl Signals {
     }
 
     async fn heard(&mut self) -> Ask {
-        tokio::select! {
-            _ = self.terminate.recv() => Ask::Terminate,
-            _ = self.interrupt.recv() => Ask::Leave,
-            _ = self.hangup.recv() => Ask::Reload,
+        match &mut self.from {
+            Source::Process { terminate, interrupt, hangup } => tokio::select! {
+                _ = terminate.recv() => Ask::Terminate,
+                _ = interrupt.recv() => Ask::Leave,
+                _ = hangup.recv() => Ask::Reload,
+            },
+            // Whoever is gone says nothing any more.
+            Source::Somebody(asked) => match asked.recv().await {
+                Some(asked) => asked,
+                None => std::future::pending().await,
+            },
         }
     }
 
@@ -166,10 +184,28 @@ impl App {
     /// # Errors
     /// Why it cannot be started.
     pub fn start(command: &[std::ffi::OsString]) -> std::io::Result<Self> {
+        Self::start_with(command, &[])
+    }
+
+    /// Starts it with variables besides those of this process.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub fn start_with(command: &[std::ffi::OsString], variables: &[(String, String)]) -> std::io::Result<Self> {
         let Some((program, arguments)) = command.split_first() else {
             return Err(std::io::Error::other("no command"));
         };
-        Ok(Self { child: Command::new(program).args(arguments).kill_on_drop(true).spawn()? })
+        let variables = variables.iter().map(|(name, value)| (name, value));
+        Ok(Self { child: Command::new(program).args(arguments).envs(variables).kill_on_drop(true).spawn()? })
+    }
+
+    /// Has it leave, and waits for that.
+    pub async fn stop(&mut self) {
+        self.signal(rustix::process::Signal::TERM);
+        if tokio::time::timeout(PATIENCE, self.ended()).await.is_err() {
+            self.signal(rustix::process::Signal::KILL);
+            self.ended().await;
+        }
     }
 
     /// Waits until it has ended; gives the exit code to pass on, 128 and the signal's number if a signal ended it.

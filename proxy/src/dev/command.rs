@@ -1,0 +1,97 @@
+//! The apps of one run: commands of a shell, whose output is told apart by their names.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+/// How long an app may take to leave.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An app that runs, in a process group of its own: what it started leaves with it.
+pub(super) struct Running {
+    pub(super) line: Line,
+    group: Option<Pid>,
+    gone: mpsc::Receiver<()>,
+}
+
+/// What starts an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) run: String,
+    pub(super) dir: std::path::PathBuf,
+    pub(super) env: Vec<(String, String)>,
+}
+
+impl Running {
+    /// Starts one. How it ended is sent to `ended`.
+    pub(super) fn start(line: Line, ended: mpsc::Sender<(String, String)>) -> anyhow::Result<Self> {
+        let mut child = Command::new("sh")
+            .args(["-c", &line.run])
+            .current_dir(&line.dir)
+            .envs(line.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{}: `{}` cannot be started in {}", line.name, line.run, line.dir.display()))?;
+        if let Some(out) = child.stdout.take() {
+            tokio::spawn(relay(line.name.clone(), out));
+        }
+        if let Some(err) = child.stderr.take() {
+            tokio::spawn(relay(line.name.clone(), err));
+        }
+        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let (done, gone) = mpsc::channel(1);
+        tokio::spawn(wait(line.name.clone(), child, ended, done));
+        Ok(Self { line, group, gone })
+    }
+
+    /// Has it and all that it started leave, and waits for it.
+    pub(super) async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        if tokio::time::timeout(PATIENCE, self.gone.recv()).await.is_err() {
+            super::say(&format!("{} does not leave; it is killed", self.line.name));
+            self.signal(Signal::KILL);
+            self.gone.recv().await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            // Whoever has left already needs no telling.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+async fn wait(name: String, mut child: Child, ended: mpsc::Sender<(String, String)>, done: mpsc::Sender<()>) {
+    let how = match child.wait().await {
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    drop(done);
+    let _ = ended.send((name, how)).await;
+}
+
+/// Prints what an app says, a line at a time.
+async fn relay(name: String, from: impl AsyncRead + Unpin) {
+    let mut lines = BufReader::new(from).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        super::say(&format!("{name} | {}", String::from_utf8_lossy(&line)));
+    }
+}
+
+/// Where a command is started.
+pub(super) fn place(file: &Path, dir: Option<&str>) -> std::path::PathBuf {
+    let base = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    dir.map_or_else(|| base.to_owned(), |dir| base.join(dir))
+}

@@ -1,0 +1,155 @@
+//! `weir dev`: services of one machine, in one command and without privileges.
+
+use std::path::Path;
+use std::time::Duration;
+
+use weir_tests::peers::Peer;
+use weir_tests::pod::{Pod, Program};
+use weir_tests::weir::binary;
+use weir_tests::{Result, Trial, holds, same, test_with, until};
+
+use super::pods::APP;
+use super::weir;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let needs = ["curl", "setpriv", "redis-server", "redis-cli"].map(Peer::Program).into_iter().chain([Peer::Namespaces]);
+    let needs: Vec<Peer> = needs.collect();
+    vec![
+        test_with("deploy::dev::services_find_each_other_and_the_file_is_followed", &needs, services),
+        test_with("deploy::dev::a_command_is_one_of_the_services", &needs, command),
+        test_with("deploy::dev::what_is_wrong_is_said", &needs, mistakes),
+    ]
+}
+
+fn mesh() -> String {
+    format!(
+        "services:
+  web: {{ port: 8080, run: 'exec python3 {APP} 127.0.0.1 $PORT' }}
+  cart: {{ port: 8081, run: 'exec python3 {APP} 127.0.0.1 $PORT' }}
+  cache: {{ port: 7000, protocol: tcp, run: 'exec redis-server --port $PORT --save \"\"' }}
+  shell: {{ port: 8083 }}
+routes:
+  - name: web
+    hosts: [web]
+    rules:
+      - {{ match: [{{ path: {{ prefix: /cart }} }}], backends: [{{ cluster: cart }}] }}
+      - {{ backends: [{{ cluster: web }}] }}
+"
+    )
+}
+
+/// A directory that anybody may read, and a pod, for ports are given.
+fn place(mesh: &str) -> Result<(tempfile::TempDir, Pod)> {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir()?;
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755))?;
+    std::fs::write(dir.path().join("mesh.yaml"), mesh)?;
+    std::fs::copy(binary(), dir.path().join("weir"))?;
+    Ok((dir, Pod::new()?))
+}
+
+/// As somebody who may nothing.
+fn dev(dir: &Path, pod: &Pod, arguments: &[&str]) -> Result<Program> {
+    let mut command = pod.command("setpriv");
+    command.args(["--reuid", "4711", "--regid", "4711", "--clear-groups", "--no-new-privs"]).arg(dir.join("weir"));
+    command.arg("dev").arg(dir.join("mesh.yaml")).args(arguments).current_dir("/");
+    Program::start(command)
+}
+
+async fn services() -> Result {
+    let (dir, pod) = place(&mesh())?;
+    let mut running = dev(dir.path(), &pod, &[])?;
+    for said in ["http://web.localhost:15001/", "web | serving", "cart | serving"] {
+        running.wait_for(said)?;
+    }
+    let curl = |arguments: &str| pod.run(&format!("curl -sS -m 5 {arguments} 2>&1 || true"));
+    // By name, through the proxy, and by port.
+    same!(curl("http://web.localhost:15001/")?, "ok\n");
+    same!(curl("-x http://127.0.0.1:15001 http://cart/")?, "ok\n");
+    same!(curl("-H 'host: anything' http://127.0.0.1:20010/cart/x")?, "ok\n");
+    running.wait_for("you: GET anything/cart/x -> cart 200")?;
+    until("the cache answers", async || pod.run("redis-cli -p 20012 ping").is_ok_and(|said| said == "PONG\n")).await?;
+    // Between sidecars everybody shows who they are.
+    holds!(!curl("http://127.0.0.1:16001/")?.contains("ok"), "in the clear nobody comes in");
+    holds!(curl("http://127.0.0.1:16000/certs")?.contains("spiffe://dev.localhost/ns/dev/sa/web"));
+    // A person asks why.
+    holds!(
+        curl("'http://127.0.0.1:15000/explain?url=http://web/cart'")?.contains("cluster `cart`")
+            || curl("'http://127.0.0.1:15000/explain?url=http://web/cart'")?.contains("cart")
+    );
+
+    // Saved with a mistake, everything goes on; saved right, it changes.
+    let file = dir.path().join("mesh.yaml");
+    std::fs::write(&file, mesh().replace("cluster: cart }", "cluster: crat }"))?;
+    running.wait_for("did you mean `cart`?")?;
+    holds!(running.complaints()?.contains("mesh.yaml:10:"), "{}", running.complaints()?);
+    same!(curl("http://web.localhost:15001/")?, "ok\n");
+    let changed = mesh()
+        .replace("prefix: /cart", "prefix: /")
+        .replace("  shell: { port: 8083 }\n", "  more: { port: 8084, run: 'echo up; exec sleep 600' }\n");
+    std::fs::write(&file, changed)?;
+    running.wait_for("mesh.yaml is in force")?;
+    running.wait_for("more | up")?;
+    let moved = async || {
+        let _ = curl("http://web.localhost:15001/moved");
+        running.output().is_ok_and(|said| said.contains("web.localhost:15001/moved -> cart 200"))
+    };
+    until("the new route is followed", moved).await?;
+    same!(curl("http://127.0.0.1:16300/ready")?, "ready\n", "a new service takes the place of the one that is gone");
+    holds!(running.ended()?.is_none());
+    running.signal(libc::SIGINT);
+    holds!(running.wait(Duration::from_secs(12))?.success());
+    holds!(!pod.run("ss -Htln")?.contains("127.0.0.1"), "nobody is left: {}", pod.run("ss -Htlnp")?);
+    Ok(())
+}
+
+async fn command() -> Result {
+    let (dir, pod) = place(&mesh())?;
+    let work = "curl -sS -m 5 \"$WEB_URL/a\" && curl -sS -m 5 http://cart/ && echo port $PORT && exit 7";
+    let mut running = dev(dir.path(), &pod, &["--", "sh", "-c", work])?;
+    same!(running.wait(Duration::from_secs(20))?.code(), Some(7), "{}{}", running.output()?, running.complaints()?);
+    let said = running.output()?;
+    // The one service that nothing else starts.
+    holds!(said.contains("port 8083"), "{said}");
+    holds!(said.contains("shell: GET") && said.contains(" -> web "), "{said}");
+    // As whom it likes, and with a service elsewhere.
+    let away = [
+        "--as",
+        "web",
+        "--remote",
+        "cart=http://127.0.0.1:1",
+        "--",
+        "sh",
+        "-c",
+        "curl -s -o /dev/null -w '%{http_code}' $CART_URL; exit $PORT",
+    ];
+    let mut running = dev(dir.path(), &pod, &away)?;
+    same!(running.wait(Duration::from_secs(20))?.code(), Some(8080 % 256));
+    holds!(running.output()?.contains("503"), "{}", running.output()?);
+    Ok(())
+}
+
+async fn mistakes() -> Result {
+    let said = weir(&["dev", "/nowhere.yaml"], "")?;
+    holds!(!said.ok && said.err.contains("weir dev --example"), "{}", said.err);
+    let example = weir(&["dev", "--example"], "")?;
+    holds!(example.ok && example.out.contains("services:"));
+    let (dir, pod) = place("services: { Web: { port: 1 }, a: { prt: 2 } }\n")?;
+    let mut running = dev(dir.path(), &pod, &[])?;
+    same!(running.wait(Duration::from_secs(10))?.code(), Some(1));
+    holds!(running.complaints()?.contains("3 mistakes in"), "{}", running.complaints()?);
+    // Somebody is there already.
+    let (dir, pod) = place(&mesh())?;
+    let mut taken = pod.command("python3");
+    taken.args([APP, "127.0.0.1", "15001"]);
+    let mut taken = Program::start(taken)?;
+    taken.wait_for("serving")?;
+    let mut running = dev(dir.path(), &pod, &[])?;
+    same!(running.wait(Duration::from_secs(20))?.code(), Some(1));
+    let said = running.complaints()?;
+    holds!(said.contains("127.0.0.1:15001") && said.contains("in use"), "{said}");
+    let mut running = dev(dir.path(), &pod, &["--as", "nobody", "--port", "15002", "--", "true"])?;
+    holds!(!running.wait(Duration::from_secs(20))?.success());
+    holds!(running.complaints()?.contains("there is no service `nobody`"), "{}", running.complaints()?);
+    Ok(())
+}
