@@ -13,6 +13,7 @@
 pub mod app;
 pub mod catalogue;
 pub mod clients;
+pub mod container;
 pub mod dns;
 pub mod echo;
 pub mod envoy;

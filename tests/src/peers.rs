@@ -20,6 +20,8 @@ pub enum Peer {
     OpensslGroup(&'static str),
     /// Network namespaces of our own.
     Namespaces,
+    /// weir's image, and an engine that runs it.
+    Image,
 }
 
 impl Peer {
@@ -28,6 +30,7 @@ impl Peer {
         match self {
             Self::Program(name) | Self::Python(name) | Self::OpensslGroup(name) => name,
             Self::Namespaces => "network namespaces",
+            Self::Image => "image in WEIR_IMAGE that can be run here",
         }
     }
 
@@ -42,6 +45,7 @@ impl Peer {
                 .status()
                 .is_ok_and(|status| status.success()),
             Self::Namespaces => crate::pod::Pod::is_possible(),
+            Self::Image => crate::container::is_possible(),
             // Before 3.5 there is no such list, and no group that would be asked for.
             Self::OpensslGroup(group) => std::process::Command::new("openssl")
                 .args(["list", "-tls-groups"])

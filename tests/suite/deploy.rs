@@ -1,6 +1,7 @@
 //! How weir comes to stand beside a service: manifests, pods, and how both leave.
 
 mod dev;
+mod image;
 mod inject;
 mod pods;
 mod rollout;
@@ -12,7 +13,10 @@ use weir_tests::weir::binary;
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [dev::trials(), inject::trials(), pods::trials(), rollout::trials(), webhook::trials()].into_iter().flatten().collect()
+    [dev::trials(), image::trials(), inject::trials(), pods::trials(), rollout::trials(), webhook::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// What `weir` prints and complains of, and whether it is content.

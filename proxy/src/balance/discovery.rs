@@ -5,7 +5,8 @@
 //! Names are absolute, so search domains and `ndots` never multiply queries.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -248,21 +249,33 @@ async fn refresh(
 
 fn resolver(dns: &Dns) -> anyhow::Result<TokioResolver> {
     let provider = TokioRuntimeProvider::default();
-    let (config, mut options) = if dns.servers.is_empty() {
+    let (config, mut options) = if !dns.servers.is_empty() {
+        (of_servers(&dns.servers), ResolverOpts::default())
+    } else if Path::new(SYSTEM).exists() {
         hickory_resolver::system_conf::read_system_conf()
-            .map_err(|error| anyhow::anyhow!("/etc/resolv.conf cannot be used ({error}); name the servers in dns.servers"))?
+            .map_err(|error| anyhow::anyhow!("{SYSTEM} cannot be used ({error}); name the servers in dns.servers"))?
     } else {
-        let servers = dns.servers.iter().map(|server| {
-            let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-            connections.iter_mut().for_each(|connection| connection.port = server.port());
-            NameServerConfig::new(server.ip(), true, connections)
-        });
-        (ResolverConfig::from_parts(None, Vec::new(), servers.collect()), ResolverOpts::default())
+        // An empty image without a network has none, and who uses addresses needs none. As resolv.conf(5) has it then:
+        let here = SocketAddr::from(([127, 0, 0, 1], 53));
+        tracing::info!("there is no {SYSTEM}: names are asked of {here}, unless dns.servers says otherwise");
+        (of_servers(&[here]), ResolverOpts::default())
     };
     // Freshness is decided here, not by a cache in between.
     options.cache_size = 0;
     options.ip_strategy = if has_ipv6() { LookupIpStrategy::Ipv4AndIpv6 } else { LookupIpStrategy::Ipv4Only };
     Ok(Resolver::builder_with_config(config, provider).with_options(options).build()?)
+}
+
+/// Where the system names its servers.
+const SYSTEM: &str = "/etc/resolv.conf";
+
+fn of_servers(servers: &[SocketAddr]) -> ResolverConfig {
+    let servers = servers.iter().map(|server| {
+        let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        connections.iter_mut().for_each(|connection| connection.port = server.port());
+        NameServerConfig::new(server.ip(), true, connections)
+    });
+    ResolverConfig::from_parts(None, Vec::new(), servers.collect())
 }
 
 /// Whether this host has an IPv6 address beyond loopback; without one, AAAA queries are noise.
