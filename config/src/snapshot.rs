@@ -529,6 +529,8 @@ pub enum Destination {
     Elsewhere,
     /// This namespace's own: there the app listens, or on the same port of a loopback address.
     App,
+    /// The same, and the app sees the addresses of its callers.
+    AppAsCaller,
 }
 
 /// TLS towards the endpoints of a cluster.

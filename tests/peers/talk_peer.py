@@ -1,6 +1,7 @@
 """Services in which somebody other than HTTP speaks, and clients of theirs that check what they hear.
 
     talk_peer.py serve ADDRESS PORT       greets every caller, then echoes lines in capitals
+    talk_peer.py who ADDRESS PORT         answers HTTP/1.1 with the address of whoever called
     talk_peer.py greeted ADDRESS PORT N   connects N times, waits for the greeting, says a line; prints the median milliseconds to the greeting
     talk_peer.py silent ADDRESS PORT      connects, sends nothing, and ends its side at once; prints what it hears
     talk_peer.py slow ADDRESS PORT        an HTTP/2 preface, one byte each 100 ms; prints the type of the first frame that comes back
@@ -35,6 +36,28 @@ def connect(address, port):
 def serve(address, port):
     Server.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with Server((address, int(port)), Greeter) as server:
+        print("serving", flush=True)
+        server.serve_forever()
+
+
+class Who(socketserver.StreamRequestHandler):
+    def handle(self):
+        caller = self.client_address[0].removeprefix("::ffff:")
+        while True:
+            head = []
+            for line in self.rfile:
+                if line == b"\r\n":
+                    break
+                head.append(line)
+            if not head:
+                return
+            body = caller.encode() + b"\n"
+            self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def who(address, port):
+    Server.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with Server((address, int(port)), Who) as server:
         print("serving", flush=True)
         server.serve_forever()
 

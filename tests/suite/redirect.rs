@@ -1,6 +1,7 @@
 //! Standing beside a service without its knowing: rules of the kernel, and what comes by them.
 
 mod flow;
+mod preserve;
 mod rules;
 mod wire;
 
@@ -8,7 +9,7 @@ use weir_tests::pod::{Pod, Program, join, weir};
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [rules::trials(), flow::trials(), wire::trials()].into_iter().flatten().collect()
+    [rules::trials(), flow::trials(), preserve::trials(), wire::trials()].into_iter().flatten().collect()
 }
 
 const SIDECAR: &str = "

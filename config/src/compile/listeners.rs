@@ -6,8 +6,8 @@ use crate::headers::HeaderOps;
 use crate::policy::Timeouts;
 use crate::schema::{self, Balance, Config, Direction, ForwardingHeaders, ListenerProtocol, UpstreamProtocol};
 use crate::snapshot::{
-    Action, AdminAddress, Backend, Cluster, ClusterId, Destination, Endpoint, Limits, Listener, ProxyProtocol, Route, RouteId,
-    Rule, RuleId, Speaks, Split, Target, Upgrades,
+    Action, AdminAddress, Backend, Cluster, ClusterId, Endpoint, Limits, Listener, ProxyProtocol, Route, RouteId, Rule, RuleId,
+    Speaks, Split, Target, Upgrades,
 };
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
@@ -203,7 +203,7 @@ fn app_cluster(
         proxy_protocol: None,
         tls: None,
         retry_budget: schema::RetryBudget::default(),
-        destination: listener.original_destination.then_some(Destination::App),
+        destination: listener.original_destination.then(|| super::original::app(listener)),
     });
     Some((id, address))
 }

@@ -13,9 +13,11 @@ const OPAQUE: [u16; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211];
 /// What the listener knows of where its connections were going; `None` if it takes none that are handed over.
 pub(super) fn compile(listener: &Listener, path: &Path<'_>, found: &mut Diagnostics) -> Option<Original> {
     if !listener.original_destination {
-        for (key, present) in
-            [("unknown_destinations", listener.unknown_destinations.is_some()), ("ports", listener.ports.is_some())]
-        {
+        for (key, present) in [
+            ("unknown_destinations", listener.unknown_destinations.is_some()),
+            ("ports", listener.ports.is_some()),
+            ("preserve_source", listener.preserve_source),
+        ] {
             if present {
                 found.key_error(&path.key(key), format!("without `original_destination: true`, `{key}` can have no effect"));
             }
@@ -25,6 +27,10 @@ pub(super) fn compile(listener: &Listener, path: &Path<'_>, found: &mut Diagnost
     if listener.unknown_destinations.is_some() && listener.direction == Direction::Inbound {
         found.key_error(&path.key("unknown_destinations"), "an inbound listener knows one destination, the app").hint =
             Some("for who may call it, write `authorization`".to_owned());
+    }
+    if listener.preserve_source && listener.direction == Direction::Outbound {
+        found.key_error(&path.key("preserve_source"), "who the app calls cannot answer to another address than weir's").hint =
+            Some("`preserve_source` is for inbound listeners".to_owned());
     }
     if listener.protocol == ListenerProtocol::Tls {
         found.error(&path.key("protocol"), "what comes by redirection may be TLS, but need not").hint =
@@ -64,10 +70,15 @@ fn declared(listener: &Listener, path: &Path<'_>, found: &mut Diagnostics) -> Ve
     ports
 }
 
+/// How the app is called.
+pub(super) fn app(listener: &Listener) -> Destination {
+    if listener.preserve_source { Destination::AppAsCaller } else { Destination::App }
+}
+
 /// The cluster that stands for wherever connections were going; `None` if they may not go on by themselves.
 pub(super) fn cluster(listener: &Listener, clusters: &mut Vec<Cluster>) -> Option<ClusterId> {
     let (destination, word) = match (listener.direction, listener.unknown_destinations.unwrap_or_default()) {
-        (Direction::Inbound, _) => (Destination::App, "app"),
+        (Direction::Inbound, _) => (app(listener), "app"),
         (Direction::Outbound, UnknownDestinations::Allow) => (Destination::Elsewhere, "passthrough"),
         (Direction::Outbound, UnknownDestinations::Deny) => return None,
     };

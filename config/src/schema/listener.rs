@@ -57,6 +57,11 @@ pub struct Listener {
     /// Outbound, that is where what no route speaks for goes. Default `false`.
     #[serde(default)]
     pub original_destination: bool,
+    /// Whether the app sees its callers' own addresses, with `original_destination`, where it listens at the address that was
+    /// called. Needs CAP_NET_ADMIN, and the rules of `weir redirect install --preserve-source`; each caller then has connections of
+    /// its own to the app. Default `false`: the app sees a loopback address, and `x-forwarded-for` who called.
+    #[serde(default)]
+    pub preserve_source: bool,
     /// Whether an outbound listener with `original_destination` lets connections go where no route leads (Istio
     /// `outboundTrafficPolicy`, App Mesh `egressFilter`). Default `allow`.
     pub unknown_destinations: Option<UnknownDestinations>,

@@ -34,6 +34,9 @@ pub fn default(settings: &Settings) -> String {
             text,
             "  - name: {name}\n    listen: [\"{v4}:{port}\", \"{v6}:{port}\"]\n    direction: {name}\n    original_destination: true"
         );
+        if name == "inbound" && settings.rules.preserve_source {
+            text.push_str("    preserve_source: true\n");
+        }
         if name == "inbound" && settings.has_identity() {
             text.push_str("    tls: permissive\n");
         }

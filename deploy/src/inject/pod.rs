@@ -9,6 +9,7 @@ use super::probes::{self, PORT};
 use super::settings::{PREFIX, Said, Settings};
 use super::{Outcome, config};
 use crate::manifest::{Item, Node};
+use crate::redirect::options::UID;
 
 /// The sidecar.
 pub const CONTAINER: &str = "weir";
@@ -240,7 +241,7 @@ fn installer(settings: &Settings) -> Node {
         node.set("resources", resources);
     }
     // Root, for a capability that is added is in force for root only.
-    node.set("securityContext", security(0, Some("NET_ADMIN")));
+    node.set("securityContext", security(0, 0, Some("NET_ADMIN")));
     node
 }
 
@@ -278,7 +279,15 @@ fn sidecar(settings: &Settings, told: &[Value], grace: Option<&str>) -> Node {
     if let Some(resources) = settings.resources.node() {
         node.set("resources", resources);
     }
-    node.set("securityContext", security(settings.rules.uid.unwrap_or(1337), None));
+    let security = match settings.rules.preserve_source {
+        // For SO_MARK and IP_TRANSPARENT.
+        true => security(0, settings.rules.gid.unwrap_or(UID), Some("NET_ADMIN")),
+        false => {
+            let user = settings.rules.uid.unwrap_or(UID);
+            security(user, user, None)
+        }
+    };
+    node.set("securityContext", security);
     let mounts = [
         Some((CONFIG_VOLUME, config::DIR)),
         settings.identity_secret.as_ref().map(|_| (IDENTITY_VOLUME, config::IDENTITY)),
@@ -314,7 +323,7 @@ fn lifecycle(settings: &Settings) -> Node {
     node
 }
 
-fn security(user: u32, capability: Option<&str>) -> Node {
+fn security(user: u32, group: u32, capability: Option<&str>) -> Node {
     let words = |words: &[&str]| Node::list(words.iter().map(|word| Node::text(*word)));
     let mut capabilities = Node::map([("drop", words(&["ALL"]))]);
     if let Some(capability) = capability {
@@ -324,7 +333,7 @@ fn security(user: u32, capability: Option<&str>) -> Node {
         ("allowPrivilegeEscalation", Node::plain(false)),
         ("capabilities", capabilities),
         ("readOnlyRootFilesystem", Node::plain(true)),
-        ("runAsGroup", Node::plain(user)),
+        ("runAsGroup", Node::plain(group)),
         ("runAsNonRoot", Node::plain(user != 0)),
         ("runAsUser", Node::plain(user)),
         ("seccompProfile", Node::map([("type", Node::text("RuntimeDefault"))])),

@@ -120,7 +120,7 @@ mod tests {
         assert_eq!((&response["allowed"], &response["uid"]), (&json!(true), &json!("705ab4f5")));
         let patch = STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
         let patch: json_patch::Patch = serde_json::from_slice(&patch).unwrap();
-        let mut patched = pod.clone();
+        let mut patched = pod;
         json_patch::patch(&mut patched, &patch).unwrap();
         assert_eq!(patched["spec"]["initContainers"][1]["name"], "weir");
         assert_eq!((&patched["spec"]["priority"], &patched["spec"]["x"]), (&json!(0), &json!(0.25)));

@@ -226,14 +226,19 @@ impl<'n> Said<'n> {
             ("exclude-outbound-ports", &mut More(&mut all.rules.exclude_outbound_ports)),
             ("include-outbound-cidrs", &mut all.rules.include_outbound_cidrs),
             ("exclude-outbound-cidrs", &mut More(&mut all.rules.exclude_outbound_cidrs)),
+            ("preserve-source", &mut all.rules.preserve_source),
             ("exclude-interfaces", &mut More(&mut all.rules.exclude_interfaces)),
         ] {
             if let Some((key, said)) = self.find(name)
-                && let Err(mistake) = place.take(if name == "log" { level(said.trim()) } else { said.trim() })
+                && let Err(mistake) = place.take(match name {
+                    "log" => level(said.trim()),
+                    _ => said.trim(),
+                })
             {
                 mistakes.push(format!("`{key}: {said}`: {mistake}"));
             }
         }
+        all.rules.follow_user();
         mistakes.extend(all.rules.mistakes());
         if mistakes.is_empty() { Ok(all) } else { Err(mistakes) }
     }

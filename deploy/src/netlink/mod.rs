@@ -50,6 +50,11 @@ impl Attributes {
         self.bytes(kind, &value.to_be_bytes())
     }
 
+    /// Adds a number as this machine orders its bytes.
+    pub(crate) fn native(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_ne_bytes())
+    }
+
     /// Adds text with a zero at its end.
     pub(crate) fn text(self, kind: u16, value: &str) -> Self {
         self.bytes(kind, &[value.as_bytes(), &[0]].concat())
@@ -130,12 +135,12 @@ impl Messages {
 pub(crate) struct Kernel(OwnedFd);
 
 impl Kernel {
-    /// A socket to one part of the kernel.
+    /// A socket to one part of the kernel; `None` is NETLINK_ROUTE, whose number is 0.
     ///
     /// # Errors
     /// The kernel has no such part, or sockets are forbidden.
-    pub(crate) fn new(part: Protocol) -> io::Result<Self> {
-        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(part))?;
+    pub(crate) fn new(part: Option<Protocol>) -> io::Result<Self> {
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, part)?;
         rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))?;
         Ok(Self(socket))
     }

@@ -122,6 +122,7 @@ fn families(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<(Tools, Option<
 /// # Errors
 /// What the programs say; no rules are there then.
 pub fn install(plan: &Plan, flavour: Flavour) -> anyhow::Result<()> {
+    ensure!(!plan.routes, "callers' addresses are preserved by nftables only");
     let families = families(plan, flavour)?;
     for (tools, wanted) in &families {
         if let Err(error) = tools.lead_to(*wanted) {
@@ -229,8 +230,8 @@ fn lines(chain: &Chain, ipv6: bool) -> Vec<String> {
     let mut lines: Vec<String> = chain.rules.iter().filter_map(|rule| line(&own, rule, ipv6)).collect();
     if let Some(hook) = chain.hook {
         let from = match hook {
-            Hook::Prerouting => "PREROUTING",
-            Hook::Output => "OUTPUT",
+            Hook::Prerouting | Hook::Incoming => "PREROUTING",
+            Hook::Output | Hook::Outgoing => "OUTPUT",
         };
         lines.push(format!("-A {from} -p tcp -j {own}"));
     }
@@ -257,6 +258,7 @@ fn line(chain: &str, rule: &Rule, ipv6: bool) -> Option<String> {
             }
             Match::User(id) => _ = write!(rest, " -m owner --uid-owner {id}"),
             Match::Group(id) => _ = write!(rest, " -m owner --gid-owner {id}"),
+            Match::Remembered(mark) => _ = write!(rest, " -m connmark --mark {mark:#x}"),
             Match::Mark(mark) => _ = write!(rest, " -m mark --mark {mark:#x}"),
         }
     }
@@ -264,6 +266,8 @@ fn line(chain: &str, rule: &Rule, ipv6: bool) -> Option<String> {
     let target = match rule.verdict {
         Verdict::Return => "RETURN".to_owned(),
         Verdict::Jump(chain) => name(chain),
+        Verdict::Remember(mark) => format!("CONNMARK --set-xmark {mark:#x}/0xffffffff"),
+        Verdict::Mark(mark) => format!("MARK --set-xmark {mark:#x}/0xffffffff"),
         Verdict::Redirect(port) => format!("REDIRECT --to-ports {port}"),
     };
     Some(format!("-A {chain}{addresses}{interfaces}{protocol}{rest} -m comment --comment \"{}\" -j {target}", rule.why))

@@ -1,13 +1,15 @@
 //! The rules by which the kernel hands a service's connections to weir: installed once, before the service starts.
 //!
 //! [`options`] is what may be said, [`mod@plan`] turns it into rules, and the rest tells the kernel: [`netlink`] by nf_tables,
-//! without any other program; [`iptables`] where that is not enough. [`nft`] writes them down.
+//! without any other program, with [`routes`] for what comes back; [`iptables`] where that is not enough. [`nft`] writes them
+//! down.
 
 pub mod iptables;
 pub mod netlink;
 pub mod nft;
 pub mod options;
 pub mod plan;
+pub mod routes;
 
 use std::fmt;
 use std::io;
@@ -65,7 +67,16 @@ pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Backend> 
 
 fn install_by(plan: &Plan, backend: Backend) -> anyhow::Result<()> {
     match backend {
-        Backend::Nftables => netlink::install(plan).map_err(explain),
+        Backend::Nftables => {
+            netlink::install(plan).map_err(explain)?;
+            if let Err(error) = routes::install(plan) {
+                // Half of it would be worse than none.
+                let _ = netlink::remove();
+                let _ = routes::remove();
+                return Err(explain(error));
+            }
+            Ok(())
+        }
         Backend::Iptables(flavour) => iptables::install(plan, flavour),
     }
 }
@@ -86,11 +97,14 @@ pub fn remove() -> anyhow::Result<Vec<Backend>> {
 
 fn remove_by(backend: Backend) -> anyhow::Result<bool> {
     match backend {
-        Backend::Nftables => match netlink::remove() {
-            // A kernel without nf_tables has no rules of it.
-            Err(error) if is_absent(&error) => Ok(false),
-            removed => removed.map_err(explain),
-        },
+        Backend::Nftables => {
+            let routes = routes::remove().map_err(explain)?;
+            match netlink::remove() {
+                // A kernel without nf_tables has no rules of it.
+                Err(error) if is_absent(&error) => Ok(routes),
+                removed => Ok(removed.map_err(explain)? || routes),
+            }
+        }
         Backend::Iptables(flavour) => iptables::remove(flavour),
     }
 }
@@ -101,7 +115,11 @@ fn remove_by(backend: Backend) -> anyhow::Result<bool> {
 /// The kernel does not tell.
 pub fn check(plan: &Plan) -> anyhow::Result<Option<(Backend, Vec<String>)>> {
     match netlink::is_installed() {
-        Ok(true) => return Ok(Some((Backend::Nftables, netlink::differences(plan).map_err(explain)?))),
+        Ok(true) => {
+            let mut found = netlink::differences(plan).map_err(explain)?;
+            found.extend(routes::differences(plan).map_err(explain)?);
+            return Ok(Some((Backend::Nftables, found)));
+        }
         Ok(false) => {}
         Err(error) if is_absent(&error) => {}
         Err(error) => return Err(explain(error)),
@@ -129,6 +147,7 @@ fn explain(error: io::Error) -> anyhow::Error {
              `capabilities: { add: [NET_ADMIN] }`, or under `nsenter --net`"
         }
         io::ErrorKind::NotFound => "the kernel lacks a part of nf_tables (nat, redirect or fib); iptables may still do",
+        io::ErrorKind::Other => "the settings of this network namespace",
         _ if is_absent(&error) => "the kernel has no nf_tables (it came with Linux 3.13, and all of what is needed with 5.2)",
         _ => "the kernel says no",
     };

@@ -28,6 +28,9 @@ const TCP: u8 = 6;
 /// The register for verdicts, and the first for values.
 const VERDICT: u32 = 0;
 const VALUE: u32 = 1;
+/// `NFT_META_MARK` and `NFT_CT_MARK`.
+const META_MARK: u32 = 3;
+const CT_MARK: u32 = 3;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 
@@ -52,7 +55,7 @@ pub fn install(plan: &Plan) -> io::Result<()> {
         }
     }
     messages.add_unanswered(kind::BATCH_END, &batch());
-    Kernel::new(NETFILTER)?.tell(&messages)
+    Kernel::new(Some(NETFILTER))?.tell(&messages)
 }
 
 /// Takes the rules away; gives whether there were any.
@@ -64,7 +67,7 @@ pub fn remove() -> io::Result<bool> {
     messages.add_unanswered(kind::BATCH_BEGIN, &batch());
     messages.add(kind::DELETE_TABLE, 0, &header(), &Attributes::default().text(1, TABLE));
     messages.add_unanswered(kind::BATCH_END, &batch());
-    match Kernel::new(NETFILTER)?.tell(&messages) {
+    match Kernel::new(Some(NETFILTER))?.tell(&messages) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -77,7 +80,7 @@ pub fn remove() -> io::Result<bool> {
 /// What the kernel says.
 pub fn differences(plan: &Plan) -> io::Result<Vec<String>> {
     let filter = Attributes::default().text(1, TABLE);
-    let listed = match Kernel::new(NETFILTER)?.list(kind::GET_RULE, &header(), &filter) {
+    let listed = match Kernel::new(Some(NETFILTER))?.list(kind::GET_RULE, &header(), &filter) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         listed => listed?,
     };
@@ -107,7 +110,7 @@ pub fn differences(plan: &Plan) -> io::Result<Vec<String>> {
 /// # Errors
 /// What the kernel says.
 pub fn is_installed() -> io::Result<bool> {
-    match Kernel::new(NETFILTER)?.list(kind::GET_RULE, &header(), &Attributes::default().text(1, TABLE)) {
+    match Kernel::new(Some(NETFILTER))?.list(kind::GET_RULE, &header(), &Attributes::default().text(1, TABLE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         listed => Ok(!listed?.is_empty()),
     }
@@ -132,15 +135,16 @@ fn batch() -> [u8; 4] {
 fn chain(chain: &Chain) -> Attributes {
     let named = Attributes::default().text(1, TABLE).text(3, chain.name);
     let Some(hook) = chain.hook else { return named };
-    let number = match hook {
-        Hook::Prerouting => 0,
-        Hook::Output => 3,
+    // NF_IP_PRI_NAT_DST and NF_IP_PRI_MANGLE.
+    let (number, priority, kind) = match hook {
+        Hook::Prerouting => (0, -100_i32, "nat"),
+        Hook::Output => (3, -100, "nat"),
+        Hook::Incoming => (0, -150, "filter"),
+        Hook::Outgoing => (3, -150, "route"),
     };
-    // NF_IP_PRI_NAT_DST.
-    let priority = (-100_i32).cast_unsigned();
-    let hook = Attributes::default().number(1, number).number(2, priority);
+    let hook = Attributes::default().number(1, number).number(2, priority.cast_unsigned());
     // NF_ACCEPT.
-    named.nested(4, &hook).number(5, 1).text(7, "nat")
+    named.nested(4, &hook).number(5, 1).text(7, kind)
 }
 
 fn rule(chain: &str, rule: &Rule) -> Attributes {
@@ -165,7 +169,6 @@ fn condition_of(expressions: Attributes, condition: &Match) -> Attributes {
     const OIFNAME: u32 = 7;
     const SKUID: u32 = 10;
     const SKGID: u32 = 11;
-    const MARK: u32 = 3;
     match condition {
         Match::Tcp(is) => compare(meta(expressions, L4PROTO), op(*is), &[TCP]),
         Match::Ipv6 => compare(meta(expressions, NFPROTO), EQUAL, &[FAMILIES[1]]),
@@ -173,7 +176,11 @@ fn condition_of(expressions: Attributes, condition: &Match) -> Attributes {
         Match::To(name) => compare(meta(expressions, OIFNAME), EQUAL, &interface(name)),
         Match::User(id) => compare(meta(expressions, SKUID), EQUAL, &id.to_ne_bytes()),
         Match::Group(id) => compare(meta(expressions, SKGID), EQUAL, &id.to_ne_bytes()),
-        Match::Mark(mark) => compare(meta(expressions, MARK), EQUAL, &mark.to_ne_bytes()),
+        Match::Mark(mark) => compare(meta(expressions, META_MARK), EQUAL, &mark.to_ne_bytes()),
+        Match::Remembered(mark) => {
+            let read = Attributes::default().number(1, VALUE).number(2, CT_MARK);
+            compare(expression(expressions, "ct", &read), EQUAL, &mark.to_ne_bytes())
+        }
         Match::Source(net) => address(expressions, net, [12, 8], true),
         Match::Destination(net, is) => address(expressions, net, [16, 24], *is),
         Match::Local(is) => {
@@ -201,6 +208,8 @@ fn verdict(expressions: Attributes, verdict: Verdict) -> Attributes {
     match verdict {
         Verdict::Return => decide(expressions, &Attributes::default().number(1, (-5_i32).cast_unsigned())),
         Verdict::Jump(chain) => decide(expressions, &Attributes::default().number(1, (-3_i32).cast_unsigned()).text(2, chain)),
+        Verdict::Remember(mark) => set(expressions, "ct", CT_MARK, 4, mark),
+        Verdict::Mark(mark) => set(expressions, "meta", META_MARK, 3, mark),
         Verdict::Redirect(port) => {
             let port = Attributes::default().number(1, VALUE).nested(2, &value(&port.to_be_bytes()));
             // NF_NAT_RANGE_PROTO_SPECIFIED.
@@ -208,6 +217,13 @@ fn verdict(expressions: Attributes, verdict: Verdict) -> Attributes {
             expression(expression(expressions, "immediate", &port), "redir", &redirect)
         }
     }
+}
+
+/// Sets what an expression can (NFTA_META_SREG, NFTA_CT_SREG) to a mark.
+fn set(expressions: Attributes, what: &str, key: u32, source: u16, mark: u32) -> Attributes {
+    let mark = Attributes::default().number(1, VALUE).nested(2, &value(&mark.to_ne_bytes()));
+    let set = Attributes::default().number(2, key).number(source, VALUE);
+    expression(expression(expressions, "immediate", &mark), what, &set)
 }
 
 fn decide(expressions: Attributes, code: &Attributes) -> Attributes {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use ipnet::IpNet;
 
 use super::plan::{Chain, Hook, Match, Plan, Rule, TABLE, Verdict};
+use super::routes;
 
 /// A script that puts the rules in place of those that are there, in one transaction.
 pub fn script(plan: &Plan) -> String {
@@ -13,17 +14,20 @@ pub fn script(plan: &Plan) -> String {
         write_chain(&mut out, chain);
     }
     out.push_str("}\n");
+    out.push_str(&routes::script(plan));
     out
 }
 
 fn write_chain(out: &mut String, chain: &Chain) {
     let _ = writeln!(out, "\tchain {} {{", chain.name);
     if let Some(hook) = chain.hook {
-        let (hook, priority) = match hook {
-            Hook::Prerouting => ("prerouting", "dstnat"),
-            Hook::Output => ("output", "-100"),
+        let (kind, hook, priority) = match hook {
+            Hook::Prerouting => ("nat", "prerouting", "dstnat"),
+            Hook::Output => ("nat", "output", "-100"),
+            Hook::Incoming => ("filter", "prerouting", "mangle"),
+            Hook::Outgoing => ("route", "output", "mangle"),
         };
-        let _ = writeln!(out, "\t\ttype nat hook {hook} priority {priority}; policy accept;");
+        let _ = writeln!(out, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;");
     }
     for rule in &chain.rules {
         let _ = writeln!(out, "\t\t{}", line(rule));
@@ -48,6 +52,7 @@ fn line(rule: &Rule) -> String {
             Match::User(id) => _ = write!(line, "meta skuid {id}"),
             Match::Group(id) => _ = write!(line, "meta skgid {id}"),
             Match::Mark(mark) => _ = write!(line, "meta mark 0x{mark:08x}"),
+            Match::Remembered(mark) => _ = write!(line, "ct mark 0x{mark:08x}"),
         }
         line.push(' ');
     }
@@ -55,6 +60,8 @@ fn line(rule: &Rule) -> String {
         Verdict::Return => line.push_str("return"),
         Verdict::Redirect(port) => _ = write!(line, "redirect to :{port}"),
         Verdict::Jump(chain) => _ = write!(line, "jump {chain}"),
+        Verdict::Remember(mark) => _ = write!(line, "ct mark set 0x{mark:08x}"),
+        Verdict::Mark(mark) => _ = write!(line, "meta mark set 0x{mark:08x}"),
     }
     let _ = write!(line, " comment \"{}\"", rule.why);
     line

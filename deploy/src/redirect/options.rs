@@ -8,6 +8,8 @@ use ipnet::IpNet;
 
 /// The user and group that weir runs as beside an app (Istio's choice, so that policies for pods know it).
 pub const UID: u32 = 1337;
+/// The mark of weir's connections from addresses of callers, and the number of the routing table for the answers.
+pub const PRESERVED: u32 = 1339;
 /// Where connections of the app are handed to weir.
 pub const OUTBOUND: u16 = 15001;
 /// Where connections to the app are handed to weir.
@@ -63,6 +65,9 @@ pub struct Options {
     pub exclude_interfaces: Vec<String>,
     /// Whether IPv6 is handed over too.
     pub ipv6: bool,
+    /// Whether weir may call the app from the addresses of its callers (`preserve_source` of a listener): what the app answers
+    /// is then led back to weir.
+    pub preserve_source: bool,
 }
 
 impl Default for Options {
@@ -84,11 +89,20 @@ impl Default for Options {
             exclude_outbound_cidrs: METADATA.map(IpNet::from).to_vec(),
             exclude_interfaces: Vec::new(),
             ipv6: true,
+            preserve_source: false,
         }
     }
 }
 
 impl Options {
+    /// A capability is in force for root only, so that weir runs as root where it calls in callers' names; then its group alone
+    /// tells it from apps that do too.
+    pub fn follow_user(&mut self) {
+        if self.preserve_source {
+            self.uid = None;
+        }
+    }
+
     /// The arguments of `weir redirect install` that say the same. IPv6 is not among them: where it is not, nobody misses it.
     pub fn arguments(&self) -> Vec<String> {
         let default = Self::default();
@@ -126,6 +140,10 @@ impl Options {
             ("exclude-outbound-cidrs", listed(&self.exclude_outbound_cidrs, &default.exclude_outbound_cidrs)),
             ("exclude-interfaces", listed(&self.exclude_interfaces, &[])),
         ];
+        if self.preserve_source {
+            said.push("--preserve-source".to_owned());
+        }
+        let mut say = |name: &str, value: String| said.push(format!("--{name}={value}"));
         for (name, list) in lists {
             if !list.is_empty() {
                 say(name, list);
@@ -154,6 +172,9 @@ impl Options {
         }
         if self.uid == Some(0) {
             found.push("as uid 0 weir cannot be told from an app that runs as root: run it as another user".to_owned());
+        }
+        if self.preserve_source && self.inbound.is_none() {
+            found.push("addresses of callers can be preserved only where what calls the app is handed over".to_owned());
         }
         for name in &self.exclude_interfaces {
             if !is_interface(name) {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::options::{Options, Ports};
+use super::options::{Options, PRESERVED, Ports};
 
 /// The name of the table, and what chains of iptables begin with.
 pub const TABLE: &str = "weir";
@@ -22,6 +22,8 @@ pub struct Plan {
     pub chains: Vec<Chain>,
     /// Whether there are rules for IPv6.
     pub ipv6: bool,
+    /// Whether what carries the mark [`PRESERVED`] is routed to this namespace, whatever address it is for.
+    pub routes: bool,
 }
 
 /// Rules that are tried in order. What passes all of them is left alone.
@@ -42,6 +44,10 @@ pub enum Hook {
     Prerouting,
     /// A process of this namespace sent it.
     Output,
+    /// Any packet that comes in, before anything is decided about its connection.
+    Incoming,
+    /// Any packet that a process of this namespace sends; it is routed again if it was marked.
+    Outgoing,
 }
 
 /// What becomes of the connections that match.
@@ -80,6 +86,8 @@ pub enum Match {
     Group(u32),
     /// Its packets carry this mark.
     Mark(u32),
+    /// The connection is remembered with this mark.
+    Remembered(u32),
 }
 
 /// What to do with a connection.
@@ -91,6 +99,10 @@ pub enum Verdict {
     Redirect(u16),
     /// Try the rules of another chain.
     Jump(&'static str),
+    /// Remember the connection with this mark.
+    Remember(u32),
+    /// Mark the packet.
+    Mark(u32),
 }
 
 const INBOUND: &str = "inbound";
@@ -106,7 +118,10 @@ pub fn plan(options: &Options) -> Plan {
     if options.outbound.is_some() {
         chains.push(Chain { name: "output", hook: Some(Hook::Output), rules: output(options) });
     }
-    Plan { chains, ipv6: options.ipv6 }
+    if options.preserve_source {
+        chains.extend(preserved());
+    }
+    Plan { chains, ipv6: options.ipv6, routes: options.preserve_source }
 }
 
 /// What every chain of the kernel's begins with.
@@ -116,6 +131,17 @@ fn begin(options: &Options) -> Vec<Rule> {
         rules.push(returns([Match::Ipv6], "IPv6 is left alone"));
     }
     rules
+}
+
+/// What weir sends to the app from an address of somebody else, and what the app answers: the kernel would send that to them.
+fn preserved() -> [Chain; 2] {
+    let (lo, marked) = (Match::From(LOOPBACK.to_owned()), Match::Mark(PRESERVED));
+    let incoming = rule([lo, marked], Verdict::Remember(PRESERVED), "weir speaks to the app as its caller");
+    let outgoing = rule([Match::Remembered(PRESERVED)], Verdict::Mark(PRESERVED), "the app answers that");
+    [
+        Chain { name: "incoming", hook: Some(Hook::Incoming), rules: vec![incoming] },
+        Chain { name: "outgoing", hook: Some(Hook::Outgoing), rules: vec![outgoing] },
+    ]
 }
 
 /// Ports of the app that callers ask for.
@@ -151,6 +177,9 @@ fn prerouting(options: &Options) -> Vec<Rule> {
 fn output(options: &Options) -> Vec<Rule> {
     let Some(port) = options.outbound else { return Vec::new() };
     let mut rules = begin(options);
+    if options.preserve_source {
+        rules.push(returns([Match::Mark(PRESERVED)], "weir speaks to the app as its caller"));
+    }
     if let Some(mark) = options.mark {
         rules.push(returns([Match::Mark(mark)], "marked by weir"));
     }

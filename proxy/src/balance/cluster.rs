@@ -4,7 +4,7 @@
 //! closes a connection that the new table still allows.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::error::Fault;
 use crate::observe::metrics::{ClusterShard, class};
 use crate::proxy_protocol::Ends;
 use crate::tls::follow::Holder;
-use crate::upstream::endpoint::Endpoint;
+use crate::upstream::endpoint::{ComesFrom, Endpoint};
 
 /// A cluster on one worker.
 pub struct ClusterState {
@@ -116,7 +116,7 @@ impl ClusterState {
         self.destination.get().zip(ends.destination)
     }
 
-    fn make(&self, address: SocketAddr, from: Option<IpAddr>) -> Endpoint {
+    fn make(&self, address: SocketAddr, from: Option<ComesFrom>) -> Endpoint {
         Endpoint::new(address, from, &self.shard, &self.identity)
     }
 
@@ -157,7 +157,7 @@ impl ClusterState {
     /// Why there is none.
     pub fn pick_beside(&self, draw: u64, tried: &[SocketAddr], ends: &Ends) -> Result<Rc<Endpoint>, Fault> {
         if let Some((kind, to)) = self.destined(ends) {
-            return Ok(self.destinations.pick(kind, to, tried, |address, from| self.make(address, from)));
+            return Ok(self.destinations.pick(kind, (ends.peer.ip(), to), tried, |address, from| self.make(address, from)));
         }
         let set = Rc::clone(&self.endpoints.borrow());
         let rest: Vec<&Rc<Endpoint>> = set.beside(tried).collect();

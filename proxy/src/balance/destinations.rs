@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 
 use weir_config::snapshot::Destination;
 
-use crate::upstream::endpoint::Endpoint;
+use crate::upstream::endpoint::{ComesFrom, Endpoint};
 
 /// Destinations that are remembered at a time. Of others no connection is kept.
 const MAX: usize = 1024;
 
-/// The endpoints for each destination.
+/// The endpoints for each destination; where the app sees its callers, for each of those.
 #[derive(Default)]
-pub struct Destinations(RefCell<HashMap<SocketAddr, Rc<Candidates>>>);
+pub struct Destinations(RefCell<HashMap<Key, Rc<Candidates>>>);
+
+/// Where, and in whose name.
+type Key = (SocketAddr, Option<IpAddr>);
 
 /// The endpoints that may stand for one destination.
 struct Candidates {
@@ -29,16 +32,16 @@ struct Candidates {
 }
 
 impl Destinations {
-    /// An endpoint for a destination: one that was not tried, if there is one. `make` makes an endpoint for an address that
-    /// is called from another.
+    /// An endpoint for where `caller` wants to go: one that was not tried, if there is one. `make` makes an endpoint for an
+    /// address that is called from another.
     pub fn pick(
         &self,
         kind: Destination,
-        to: SocketAddr,
+        (caller, to): (IpAddr, SocketAddr),
         tried: &[SocketAddr],
-        make: impl Fn(SocketAddr, Option<IpAddr>) -> Endpoint,
+        make: impl Fn(SocketAddr, Option<ComesFrom>) -> Endpoint,
     ) -> Rc<Endpoint> {
-        let candidates = self.candidates(kind, to, make);
+        let candidates = self.candidates(kind, caller, to, make);
         candidates.used.set(Instant::now());
         let count = candidates.endpoints.len();
         let preferred = candidates.preferred.get();
@@ -52,25 +55,27 @@ impl Destinations {
     fn candidates(
         &self,
         kind: Destination,
+        caller: IpAddr,
         to: SocketAddr,
-        make: impl Fn(SocketAddr, Option<IpAddr>) -> Endpoint,
+        make: impl Fn(SocketAddr, Option<ComesFrom>) -> Endpoint,
     ) -> Rc<Candidates> {
         let mut known = self.0.borrow_mut();
-        if let Some(found) = known.get(&to) {
+        let key = (to, (kind == Destination::AppAsCaller).then_some(caller));
+        if let Some(found) = known.get(&key) {
             return Rc::clone(found);
         }
-        let endpoints = addresses(kind, to).map(|(address, from)| Rc::new(make(address, from)));
+        let endpoints = addresses(kind, caller, to).map(|(address, from)| Rc::new(make(address, from)));
         let made =
             Rc::new(Candidates { endpoints: endpoints.collect(), preferred: Cell::new(0), used: Cell::new(Instant::now()) });
         if known.len() < MAX {
-            known.insert(to, Rc::clone(&made));
+            known.insert(key, Rc::clone(&made));
         }
         made
     }
 
     /// Whether there is an endpoint for a destination that was not tried.
     pub fn has_beside(kind: Destination, to: SocketAddr, tried: &[SocketAddr]) -> bool {
-        addresses(kind, to).any(|(address, _)| !tried.contains(&address))
+        addresses(kind, to.ip(), to).any(|(address, _)| !tried.contains(&address))
     }
 
     /// Closes what has been idle too long, and forgets destinations that nobody has asked for in that time.
@@ -98,13 +103,17 @@ impl Destinations {
 }
 
 /// The addresses that may stand for a destination, and where calls to them come from. The app is called from loopback, by
-/// which the rules of redirection know that the call is weir's (`weir_deploy::redirect::plan`).
-fn addresses(kind: Destination, to: SocketAddr) -> impl Iterator<Item = (SocketAddr, Option<IpAddr>)> {
+/// which the rules of redirection know that the call is weir's (`weir_deploy::redirect::plan`), or in its caller's name, which
+/// they know by a mark.
+fn addresses(kind: Destination, caller: IpAddr, to: SocketAddr) -> impl Iterator<Item = (SocketAddr, Option<ComesFrom>)> {
     let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
     let (near, far) = if to.is_ipv4() { (v4, v6) } else { (v6, v4) };
-    let is_app = kind == Destination::App;
+    let is_app = kind != Destination::Elsewhere;
     let loopback = |address| (SocketAddr::new(address, to.port()), None);
-    let first = (to, (is_app && !to.ip().is_loopback()).then_some(near));
+    // Who is here already, or of the other family, cannot be called for.
+    let foreign = kind == Destination::AppAsCaller && caller.is_ipv4() == to.is_ipv4() && !caller.is_loopback();
+    let from = if foreign && caller != to.ip() { ComesFrom::Caller(caller) } else { ComesFrom::Own(near) };
+    let first = (to, (is_app && !to.ip().is_loopback()).then_some(from));
     let rest = [near, far].map(loopback).into_iter().filter(move |(address, _)| is_app && *address != to);
     std::iter::once(first).chain(rest)
 }
@@ -114,11 +123,12 @@ mod tests {
     use super::*;
 
     fn listed(kind: Destination, to: &str) -> Vec<String> {
-        let told = |(address, from): (SocketAddr, Option<IpAddr>)| match from {
-            Some(from) => format!("{address} from {from}"),
+        let told = |(address, from): (SocketAddr, Option<ComesFrom>)| match from {
+            Some(ComesFrom::Own(from)) => format!("{address} from {from}"),
+            Some(ComesFrom::Caller(from)) => format!("{address} as {from}"),
             None => address.to_string(),
         };
-        addresses(kind, to.parse().unwrap()).map(told).collect()
+        addresses(kind, "10.0.0.9".parse().unwrap(), to.parse().unwrap()).map(told).collect()
     }
 
     #[test]
@@ -126,6 +136,9 @@ mod tests {
         assert_eq!(listed(Destination::Elsewhere, "10.0.0.1:80"), ["10.0.0.1:80"]);
         assert_eq!(listed(Destination::App, "10.0.0.1:80"), ["10.0.0.1:80 from 127.0.0.1", "127.0.0.1:80", "[::1]:80"]);
         assert_eq!(listed(Destination::App, "[fd00::1]:80"), ["[fd00::1]:80 from ::1", "[::1]:80", "127.0.0.1:80"]);
+        assert_eq!(listed(Destination::AppAsCaller, "10.0.0.1:80"), ["10.0.0.1:80 as 10.0.0.9", "127.0.0.1:80", "[::1]:80"]);
+        assert_eq!(listed(Destination::AppAsCaller, "10.0.0.9:80"), ["10.0.0.9:80 from 127.0.0.1", "127.0.0.1:80", "[::1]:80"]);
+        assert_eq!(listed(Destination::AppAsCaller, "[fd00::1]:80"), ["[fd00::1]:80 from ::1", "[::1]:80", "127.0.0.1:80"]);
         assert_eq!(listed(Destination::App, "127.0.0.1:80"), ["127.0.0.1:80", "[::1]:80"]);
     }
 }

@@ -70,6 +70,8 @@ pub(super) struct Injection {
 
 impl Injection {
     pub(super) fn settings(self) -> anyhow::Result<Settings> {
+        let mut rules = self.rules.options()?;
+        rules.follow_user();
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
         Ok(Settings {
             image: self.image,
@@ -77,7 +79,7 @@ impl Injection {
             native: !self.classic,
             config_map: self.config_map,
             redirect: !self.no_redirect,
-            rules: self.rules.options()?,
+            rules,
             resources: inject::Resources {
                 cpu_request: given(self.cpu_request),
                 cpu_limit: self.cpu_limit,

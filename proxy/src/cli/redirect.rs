@@ -101,6 +101,10 @@ pub(super) struct Rules {
     /// Interfaces whose connections pass, both ways.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     exclude_interfaces: Vec<String>,
+    /// Let weir call the app from the addresses of its callers, for listeners with `preserve_source`: what the app answers is led
+    /// back to weir. By nftables only.
+    #[arg(long)]
+    preserve_source: bool,
     /// Whether IPv6 is handed over too. `auto`: if this network namespace has it.
     #[arg(long, value_enum, default_value_t)]
     ipv6: Ipv6,
@@ -181,6 +185,7 @@ impl Rules {
             include_outbound_cidrs: self.include_outbound_cidrs.clone(),
             exclude_interfaces: self.exclude_interfaces,
             ipv6,
+            preserve_source: self.preserve_source,
         };
         let mistakes = options.mistakes();
         if !mistakes.is_empty() {
@@ -251,7 +256,7 @@ fn check(plan: &Plan) -> anyhow::Result<ExitCode> {
 
 /// The rules as text.
 fn text(plan: &Plan, by: By) -> String {
-    if matches!(by, By::Auto | By::Nftables) {
+    if matches!(by, By::Auto | By::Nftables) || plan.routes {
         return nft::script(plan);
     }
     let mut text = format!("# iptables-restore --noflush\n{}", iptables::script(plan, false));

@@ -13,7 +13,7 @@ pub mod informational;
 pub mod pump;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use weir_config::snapshot::Cluster;
+use weir_deploy::redirect::options::PRESERVED;
 
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
@@ -32,7 +33,7 @@ use crate::tls::Refusal;
 use crate::tls::handshake::{self, Offer};
 use crate::tunnel::side::Side;
 use body::{Attempt, Source};
-use endpoint::Endpoint;
+use endpoint::{ComesFrom, Endpoint};
 use informational::{HoldGate, Inform};
 
 /// What an exchange holds on to until its response is complete. Dropped without [`Lease::finished`], an HTTP/1
@@ -282,9 +283,21 @@ async fn dial(endpoint: &Endpoint) -> io::Result<TcpStream> {
         dialed::note(stream.local_addr()?, endpoint.address);
         return Ok(stream);
     };
-    let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.bind(SocketAddr::new(from, 0))?;
+    let (ComesFrom::Own(ip) | ComesFrom::Caller(ip)) = from;
+    let socket = if ip.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if matches!(from, ComesFrom::Caller(_)) {
+        in_the_name_of(&SockRef::from(&socket), ip).inspect_err(|error| {
+            tracing::error!(%error, "the app cannot be called from its callers' addresses: `preserve_source` needs CAP_NET_ADMIN");
+        })?;
+    }
+    socket.bind(SocketAddr::new(ip, 0))?;
     socket.connect(endpoint.address).await
+}
+
+/// Lets a socket have an address of somebody else, and marks it, so that the rules of redirection lead the answers back.
+fn in_the_name_of(socket: &SockRef<'_>, ip: IpAddr) -> io::Result<()> {
+    if ip.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }?;
+    socket.set_mark(PRESERVED)
 }
 
 /// Opens a connection for a tunnel.
