@@ -83,7 +83,8 @@ pub enum Outcome<'a> {
     NotConnected,
     /// The connection died before anything of the request was written.
     Unsent,
-    /// The peer says that it has not processed the request (REFUSED_STREAM, or a GOAWAY before its stream).
+    /// The peer says that it has not processed the request (REFUSED_STREAM, a GOAWAY before its stream, or
+    /// `x-weir-unprocessed` of the weir beside it).
     Refused,
     /// A reused connection died right after the request was written and before a byte of a response.
     Stale,

@@ -14,6 +14,9 @@ use crate::observe::Record;
 
 /// Says that weir itself made a response.
 pub static WEIR_ERROR: HeaderName = HeaderName::from_static("x-weir-error");
+/// Says, besides, that nothing of the request has reached the app: whoever forwards it may send it elsewhere, whatever its method.
+/// What REFUSED_STREAM says in HTTP/2 (RFC 9113, section 8.7), for any version, and with a reason.
+pub static UNPROCESSED: HeaderName = HeaderName::from_static("x-weir-unprocessed");
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -33,6 +36,13 @@ pub fn fault(fault: Fault, mut record: Record) -> Response<ResponseBody> {
         headers.insert(http::header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
     }
     finish(fault.status(), headers, line(fault), record)
+}
+
+/// The answer to a request of which nothing has reached the app.
+pub fn unprocessed(fault: Fault, record: Record) -> Response<ResponseBody> {
+    let mut response = self::fault(fault, record);
+    response.headers_mut().insert(UNPROCESSED.clone(), HeaderValue::from_static("true"));
+    response
 }
 
 /// The trailers that end a gRPC response which failed.

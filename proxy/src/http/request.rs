@@ -35,7 +35,7 @@ use crate::observe::Record;
 use crate::observe::record::LogEntry;
 use crate::policy::attempts::{self, Job, Report};
 use crate::policy::deadline;
-use crate::respond::{self, WEIR_ERROR};
+use crate::respond::{self, UNPROCESSED, WEIR_ERROR};
 use crate::state::Worker;
 use crate::state::listener::Current;
 use crate::upstream::body::{RequestBody, Source};
@@ -401,6 +401,7 @@ impl Forward {
             http2,
             grpc,
             upgrade: asked.is_some(),
+            beyond: !connection.listener.is_inbound(),
             ends: &connection.ends,
             waiting,
         };
@@ -415,7 +416,11 @@ impl Forward {
             }
             Err(fault) => {
                 record.bytes_in = body.bytes();
-                respond::fault(body.failed().unwrap_or(fault), record)
+                match body.failed() {
+                    // Another weir, or whoever else called, may try another pod.
+                    None if !report.reached && connection.listener.is_inbound() => respond::unprocessed(fault, record),
+                    failed => respond::fault(failed.unwrap_or(fault), record),
+                }
             }
         }
     }
@@ -562,6 +567,7 @@ fn incoming(
     // Only weir says these; what an app says would be taken for weir's word.
     if seen.weir() {
         head.headers.remove(&WEIR_ERROR);
+        head.headers.remove(&UNPROCESSED);
     }
     if report.attempts > 1 {
         head.headers.insert(ATTEMPTS.clone(), HeaderValue::from(report.attempts));

@@ -36,7 +36,7 @@ impl Seen {
                     if matches!(name.as_str(), "b3" | "baggage" | "tracestate") { Self::TRACE } else { Self::HOP }
                 }
                 (10, "connection") => Self::CONNECTION,
-                (12, "x-weir-error") => Self::WEIR,
+                (12, "x-weir-error") | (18, "x-weir-unprocessed") => Self::WEIR,
                 (14, "http2-settings") | (16, "proxy-connection") | (17, "transfer-encoding") => Self::HOP,
                 (11, "traceparent" | "x-b3-spanid") | (12, "x-b3-traceid" | "x-b3-sampled") => Self::TRACE,
                 (15, "x-amzn-trace-id") | (10, "x-b3-flags") | (17, "x-b3-parentspanid") => Self::TRACE,

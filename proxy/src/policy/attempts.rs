@@ -10,11 +10,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use http::Method;
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use tokio::time::Instant;
 use weir_config::policy::MAX_MOVES;
-use weir_config::policy::{Circumstances, Denied, Outcome, RetryRule, Verdict, judge};
+use weir_config::policy::{Circumstances, Denied, Outcome, Verdict, judge};
 use weir_config::snapshot::Rule;
 
 use super::deadline;
@@ -23,6 +24,7 @@ use crate::clock::{Clock, Clocks, Heard};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::proxy_protocol::Ends;
+use crate::respond::UNPROCESSED;
 use crate::state::Worker;
 use crate::tunnel::side::Side;
 use crate::upstream::body::RequestBody;
@@ -55,6 +57,8 @@ pub struct Job<'j> {
     pub grpc: bool,
     /// Whether it asks for another protocol.
     pub upgrade: bool,
+    /// Whether another weir may stand before whom it is for. The app's own weir hears nothing of that kind.
+    pub beyond: bool,
     /// For whom it is.
     pub ends: &'j Ends,
     /// Who waits for informational responses.
@@ -70,6 +74,8 @@ pub struct Report {
     pub upstream: Option<SocketAddr>,
     /// Why there was not another one, though the rule asked for it.
     pub denied: Option<Denied>,
+    /// Whether anything of the request may have been processed by whom it was for.
+    pub reached: bool,
 }
 
 /// Tries until there is an answer.
@@ -111,13 +117,14 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
             poll_fn(|cx| within(exchange.as_mut(), clocks, job.body, cx)).await?
         };
         clocks.attempt = None;
-        if is_answer(job.rule.retry.as_ref(), &ended) {
+        report.reached |= has_reached(&ended, &job.head.method);
+        if is_answer(job, &ended) {
             return ended.map_err(|failure| failure.fault);
         }
         tries.tried.push(endpoint.address);
         let verdict = {
             let circumstances = tries.circumstances(job, clocks);
-            judge(job.rule.retry.as_ref(), outcome(&ended), circumstances, worker.draw(), SystemTime::now())
+            judge(job.rule.retry.as_ref(), outcome(&ended, job), circumstances, worker.draw(), SystemTime::now())
         };
         let verdict = match verdict {
             Verdict::Retry(_) if !job.cluster.may_retry() => Verdict::Done(Some(Denied::Budget)),
@@ -160,11 +167,30 @@ impl Job<'_> {
 }
 
 /// Whether what came goes to the caller without further judgement: most answers do.
-fn is_answer(rule: Option<&RetryRule>, ended: &Result<Answer, Failure>) -> bool {
-    match (ended, rule) {
+fn is_answer(job: &Job<'_>, ended: &Result<Answer, Failure>) -> bool {
+    match (ended, &job.rule.retry) {
+        (Ok(answer), _) if is_unprocessed(answer, job) => false,
         (Ok(_), None) => true,
         (Ok(answer), Some(rule)) => !rule.minds(answer.response.status(), answer.response.headers()),
         (Err(_), _) => false,
+    }
+}
+
+/// Whether the weir beside the upstream says that nothing has reached it.
+fn is_unprocessed(answer: &Answer, job: &Job<'_>) -> bool {
+    job.beyond && (job.grpc || answer.response.status().is_server_error()) && answer.response.headers().contains_key(&UNPROCESSED)
+}
+
+/// Whether an attempt may have been processed. What was written to a connection that died at once may have been, so only what
+/// may be done twice counts as not.
+fn has_reached(ended: &Result<Answer, Failure>, method: &Method) -> bool {
+    match ended {
+        Ok(_) => true,
+        Err(failure) => match failure.progress {
+            Progress::NotConnected | Progress::Unsent | Progress::Refused => false,
+            Progress::Stale => !method.is_idempotent(),
+            Progress::Sent | Progress::Final => true,
+        },
     }
 }
 
@@ -225,8 +251,9 @@ impl Tries {
     }
 }
 
-fn outcome(ended: &Result<Answer, Failure>) -> Outcome<'_> {
+fn outcome<'e>(ended: &'e Result<Answer, Failure>, job: &Job<'_>) -> Outcome<'e> {
     match ended {
+        Ok(answer) if is_unprocessed(answer, job) => Outcome::Refused,
         Ok(answer) => Outcome::Response(answer.response.status(), answer.response.headers()),
         Err(Failure { fault: Fault::PerTryTimeout, .. }) => Outcome::TimedOut,
         Err(failure) => match failure.progress {

@@ -19,11 +19,15 @@ pub(super) fn trials() -> Vec<Trial> {
     let needs = ["curl", "nft", "setpriv"].map(Peer::Program).into_iter().chain([Peer::Namespaces]);
     let needs: Vec<Peer> = needs.collect();
     vec![
-        test_alone_with("deploy::rollout::three_pods_are_replaced_and_nobody_notices", &needs, || rolling(&[], false)),
-        test_alone_with("deploy::rollout::with_mutual_tls_too", &needs, || rolling(&[], true)),
-        test_alone_with("deploy::rollout::and_with_classic_sidecars", &needs, || rolling(&["--classic"], false)),
+        test_alone_with("deploy::rollout::three_pods_are_replaced_and_nobody_notices", &needs, || rolling(&[], false, LINGER)),
+        test_alone_with("deploy::rollout::with_mutual_tls_too", &needs, || rolling(&[], true, LINGER)),
+        test_alone_with("deploy::rollout::apps_that_leave_at_once", &needs, || rolling(&[], true, "")),
+        test_alone_with("deploy::rollout::and_with_classic_sidecars", &needs, || rolling(&["--classic"], false, "")),
     ]
 }
+
+/// Apps stay for two seconds, as every guide has them do.
+const LINGER: &str = "lifecycle: { preStop: { sleep: { seconds: 2 } } }";
 
 /// How often all three are replaced.
 fn rounds() -> usize {
@@ -66,16 +70,11 @@ struct Rollout {
 }
 
 impl Rollout {
-    fn new(options: &[&str], tls: bool) -> Result<Self> {
+    fn new(options: &[&str], tls: bool, more: &str) -> Result<Self> {
         let network = Network::new()?;
         let dir = secrets(&["app", "client"])?;
         let identity = |name: &str| if tls { format!("weir.proxy/identity-secret: {name}") } else { String::new() };
-        // Where endpoints are told of is no hurry: apps stay for two seconds, as every guide has them do.
-        let app = pod(
-            &format!("python3, {APP}, 0.0.0.0, '8080', '3'"),
-            "lifecycle: { preStop: { sleep: { seconds: 2 } } }",
-            &identity("app"),
-        );
+        let app = pod(&format!("python3, {APP}, 0.0.0.0, '8080', '3'"), more, &identity("app"));
         let config = caller(&[100], tls).trim().replace('\n', "\n      ");
         let quiet = "sleep, infinity";
         let client = pod(quiet, "", &identity("client"))
@@ -125,8 +124,8 @@ impl Rollout {
 fn load(client: &Host, stop: Arc<AtomicBool>) -> Result<std::thread::JoinHandle<Result<Tally>>> {
     let to = SocketAddr::from(([10, 96, 0, 10], 80));
     within(&client.pod, move || async move {
-        let load = Load { request: "GET / HTTP/1.1\r\nhost: shop\r\n\r\n".to_owned(), ..Load::new(to, 32) };
-        let running = load.pausing(Duration::from_millis(50)).start(|_, _| Ok(()));
+        let load = Load { request: "GET / HTTP/1.1\r\nhost: shop\r\n\r\n".to_owned(), ..Load::new(to, 64) };
+        let running = load.pausing(Duration::from_millis(100)).start(|_, _| Ok(()));
         while !stop.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -134,8 +133,8 @@ fn load(client: &Host, stop: Arc<AtomicBool>) -> Result<std::thread::JoinHandle<
     })
 }
 
-async fn rolling(options: &'static [&'static str], tls: bool) -> Result {
-    let mut rollout = Rollout::new(options, tls)?;
+async fn rolling(options: &'static [&'static str], tls: bool, more: &'static str) -> Result {
+    let mut rollout = Rollout::new(options, tls, more)?;
     let stop = Arc::new(AtomicBool::new(false));
     let began = std::time::Instant::now();
     let running = load(&rollout.client.host, Arc::clone(&stop))?;

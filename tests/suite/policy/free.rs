@@ -21,6 +21,8 @@ pub fn trials() -> Vec<Trial> {
         test("policy::free::a_failed_connect_moves_on", a_failed_connect_moves_on),
         test("policy::free::a_refused_stream_is_sent_again", a_refused_stream_is_sent_again),
         test("policy::free::what_goaway_left_out_is_sent_again", what_goaway_left_out_is_sent_again),
+        test("policy::free::what_never_reached_an_app_is_sent_elsewhere", what_never_reached_an_app_is_sent_elsewhere),
+        test("policy::free::no_app_speaks_for_weir", no_app_speaks_for_weir),
         test("policy::free::a_fresh_connection_that_dies_is_an_error", a_fresh_connection_that_dies_is_an_error),
         test("policy::free::a_request_that_was_worked_on_is_not_repeated", a_request_that_was_worked_on_is_not_repeated),
         test("policy::free::a_request_that_was_heard_is_not_repeated", a_request_that_was_heard_is_not_repeated),
@@ -47,6 +49,55 @@ async fn a_failed_connect_moves_on() -> Result {
     let alone = Weir::start(&ruled(&dead, "http1", "")).await?;
     let response = raw::get(alone.address("out"), "shop", "/").await?;
     same!((response.status, response.header("x-weir-error")), (503, Some("connect_failed")));
+    Ok(())
+}
+
+/// A weir beside an app, and where it is called.
+async fn beside(app: SocketAddr) -> Result<Weir> {
+    Weir::start(&format!("listeners: [{{ name: in, listen: 127.0.0.1:0, direction: inbound, app: '{app}' }}]\n")).await
+}
+
+/// The app of one pod is gone, and the weir beside it says so: whoever calls goes to the other pod, whatever the method.
+async fn what_never_reached_an_app_is_sent_elsewhere() -> Result {
+    let app = Quick::text("ok").await?;
+    let (alive, left) = (beside(app.address).await?, beside(nobody().await?).await?);
+    for protocol in ["http1", "auto"] {
+        let front = Weir::start(&ruled(&[left.address("in"), alive.address("in")], protocol, "")).await?;
+        let before = app.count();
+        let mut connection = Connection::open(front.address("out")).await?;
+        for method in ["GET", "POST", "PATCH"].into_iter().cycle().take(30) {
+            connection.send(format!("{method} / HTTP/1.1\r\nhost: shop\r\ncontent-length: 4\r\n\r\nbody")).await?;
+            let response = connection.response(false).await?;
+            same!((response.status, response.header("x-weir-unprocessed")), (200, None), "{method} {protocol}");
+        }
+        same!(app.count() - before, 30, "none of them twice");
+        holds!(front.metric("weir_upstream_retries_total", "replay").await? > 0.0);
+        // With nowhere else to go, the reason comes through.
+        let alone = Weir::start(&ruled(&[left.address("in")], protocol, "")).await?;
+        let response = raw::get(alone.address("out"), "shop", "/").await?;
+        same!((response.status, response.header("x-weir-unprocessed")), (503, None));
+        holds!(response.text().contains("connect_failed"), "{}", response.text());
+    }
+    // Who calls without a weir of its own is told, too.
+    let direct = raw::get(left.address("in"), "shop", "/").await?;
+    same!(
+        (direct.status, direct.header("x-weir-unprocessed"), direct.header("x-weir-error")),
+        (503, Some("true"), Some("connect_failed"))
+    );
+    Ok(())
+}
+
+/// What an app says of the kind is not passed on, and has nothing sent twice.
+async fn no_app_speaks_for_weir() -> Result {
+    let answer = |_: &str| {
+        b"HTTP/1.1 503 Busy\r\nx-weir-unprocessed: true\r\nx-weir-error: connect_failed\r\ncontent-length: 0\r\n\r\n".to_vec()
+    };
+    let app = Quick::start("127.0.0.1:0", Duration::ZERO, answer).await?;
+    let one = beside(app.address).await?;
+    let front = Weir::start(&ruled(&[one.address("in")], "http1", "")).await?;
+    let response = raw::request(front.address("out"), "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await?;
+    same!((response.status, response.header("x-weir-unprocessed"), response.header("x-weir-error")), (503, None, None));
+    same!(app.count(), 1);
     Ok(())
 }
 
