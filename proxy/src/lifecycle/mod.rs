@@ -47,10 +47,11 @@ pub struct Leaving {
 impl Leaving {
     /// When all must be over, for a drain that began at `began`.
     fn deadline(&self, began: Instant, now: Instant, configured: Duration) -> Instant {
-        match self.grace {
+        let granted = self.grace.and_then(|grace| began.checked_add(grace.saturating_sub((grace / 5).min(MARGIN))));
+        match granted {
             None => now + configured,
             // What is left when somebody waited long is little, but not nothing.
-            Some(grace) => (began + grace - (grace / 5).min(MARGIN)).max(now + AT_LEAST),
+            Some(granted) => granted.max(now + AT_LEAST),
         }
     }
 }
@@ -384,4 +385,27 @@ fn accepted(shared: &Shared) -> u64 {
     let mut sum = 0;
     shared.metrics.listeners.visit(|_, shards| sum += shards.iter().map(|shard| shard.accepted.get()).sum::<u64>());
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weir_is_gone_before_it_is_killed() {
+        let began = Instant::now();
+        let now = began + Duration::from_secs(2);
+        let deadline = |grace: Option<u64>| {
+            let leaving = Leaving { grace: grace.map(Duration::from_secs), ..Leaving::default() };
+            leaving.deadline(began, now, Duration::from_secs(25)).duration_since(began).as_secs()
+        };
+        assert_eq!(deadline(None), 27);
+        assert_eq!(deadline(Some(30)), 25);
+        assert_eq!(deadline(Some(120)), 115);
+        assert_eq!(deadline(Some(5)), 4);
+        // The hook took all of it.
+        assert_eq!(deadline(Some(1)), 3);
+        assert_eq!(deadline(Some(0)), 3);
+        assert_eq!(deadline(Some(u64::MAX)), 27);
+    }
 }
