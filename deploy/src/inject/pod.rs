@@ -188,9 +188,15 @@ fn unfit(pod: &Node) -> Result<Option<String>, Vec<String>> {
     if is(&["os", "name"], "windows") || is(&["nodeSelector", "kubernetes.io/os"], "windows") {
         return Ok(Some("it is for Windows".to_owned()));
     }
+    let mut names = Vec::new();
     for list in ["containers", "initContainers"] {
         for container in spec.get(list).into_iter().flat_map(Node::items) {
             let Some(name) = name(container) else { continue };
+            // Their probes could not be told apart.
+            if names.contains(&name) {
+                return Err(vec![format!("two containers are called `{name}`")]);
+            }
+            names.push(name);
             if let Some((_, mesh)) = OTHERS.iter().find(|(known, _)| *known == name) {
                 return Ok(Some(format!("it has the sidecar of {mesh} already, the container `{name}`")));
             }

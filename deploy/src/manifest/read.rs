@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use granit_parser::{Event, Parser, Placement, ScalarStyle, StructureStyle};
+use granit_parser::{Event, Parser, Placement, ScalarStyle, ScanError, StructureStyle};
 
 use super::{Document, Entry, Item, Node, Scalar, Style};
 
@@ -35,8 +35,15 @@ pub(super) const LONGEST_LINE: usize = 120;
 /// # Errors
 /// The first thing that cannot be understood.
 pub fn read(text: &str) -> Result<Vec<Document>, Mistake> {
-    let mut reader =
-        Reader { parser: Parser::new_from_str(text), comments: Vec::new(), anchors: HashMap::new(), nodes: 0, line: 1, at: 0 };
+    let mut reader = Reader {
+        parser: Parser::new_from_str(text),
+        comments: Vec::new(),
+        anchors: HashMap::new(),
+        nodes: 0,
+        line: 1,
+        at: 0,
+        seen: None,
+    };
     let mut documents = Vec::new();
     while let Some(event) = reader.next()? {
         match event {
@@ -62,18 +69,24 @@ struct Reader<'t> {
     line: usize,
     /// The place of what was read last, in characters.
     at: usize,
+    /// A mistake that was met when nobody could be told.
+    seen: Option<Mistake>,
+}
+
+fn mistake(error: &ScanError) -> Mistake {
+    Mistake { line: error.marker().line(), what: error.info() }
 }
 
 impl<'t> Reader<'t> {
     /// The next event that is no comment.
     fn next(&mut self) -> Result<Option<Event<'t>>, Mistake> {
         loop {
+            if let Some(seen) = self.seen.take() {
+                return Err(seen);
+            }
             match self.parser.next() {
                 None => return Ok(None),
-                Some(Err(error)) => {
-                    let line = error.marker().line();
-                    return Err(Mistake { line, what: error.info() });
-                }
+                Some(Err(error)) => return Err(mistake(&error)),
                 Some(Ok((Event::Comment(text, _), _))) => self.comments.push(text.into_owned()),
                 Some(Ok((event, span))) => {
                     self.line = span.start.line();
@@ -96,7 +109,15 @@ impl<'t> Reader<'t> {
 
     /// The comment behind what was read last, on its line.
     fn behind(&mut self) -> Option<String> {
-        let Some(Ok((Event::Comment(_, Placement::Right), _))) = self.parser.peek() else { return None };
+        match self.parser.peek() {
+            Some(Ok((Event::Comment(_, Placement::Right), _))) => {}
+            // Nobody sees this mistake a second time.
+            Some(Err(error)) => {
+                self.seen = Some(mistake(&error));
+                return None;
+            }
+            _ => return None,
+        }
         match self.parser.next() {
             Some(Ok((Event::Comment(text, _), _))) => Some(text.into_owned()),
             _ => None,
@@ -160,7 +181,8 @@ impl<'t> Reader<'t> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
-                None | Some(Event::SequenceEnd) => return Ok(items),
+                None => return self.fail("the text ends in a list"),
+                Some(Event::SequenceEnd) => return Ok(items),
                 Some(event) => {
                     let comments = std::mem::take(&mut self.comments);
                     items.push(Item { comments, value: self.node(event, depth + 1)? });
@@ -173,7 +195,8 @@ impl<'t> Reader<'t> {
         let mut entries: Vec<Entry> = Vec::new();
         loop {
             let event = match self.next()? {
-                None | Some(Event::MappingEnd) => return Ok(entries),
+                None => return self.fail("the text ends in a mapping"),
+                Some(Event::MappingEnd) => return Ok(entries),
                 Some(event) => event,
             };
             let comments = std::mem::take(&mut self.comments);

@@ -314,7 +314,17 @@ spec:
 
     #[test]
     fn what_is_no_manifest() {
-        for text in ["a: [", "a: 1\na: 2\n", "? [a]\n: b\n", "a: *b\n", "a: 'b"] {
+        for text in [
+            "a: [",
+            "a: 1\na: 2\n",
+            "? [a]\n: b\n",
+            "a: *b\n",
+            "a: 'b",
+            // Mistakes right behind a value, where a comment may stand.
+            "a:\n- b: c\n  d: [x, !--y: z\n  e: 1\n",
+            "a: b\n\tc: d\n",
+            "a: {b: c # d\ne: f\n",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
         let bomb = (0..30).fold("a0: &a0 [x, x]\n".to_owned(), |all, n| format!("{all}a{0}: &a{0} [*a{n}, *a{n}]\n", n + 1));
