@@ -20,6 +20,8 @@ pub enum Peer {
     OpensslGroup(&'static str),
     /// Network namespaces of our own.
     Namespaces,
+    /// What `deploy_peer.py has` knows: helm, kubectl, and readers of other files that people apply.
+    Deployer(&'static str),
     /// weir's image, and an engine that runs it.
     Image,
 }
@@ -28,7 +30,7 @@ impl Peer {
     /// Its name.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Program(name) | Self::Python(name) | Self::OpensslGroup(name) => name,
+            Self::Program(name) | Self::Python(name) | Self::OpensslGroup(name) | Self::Deployer(name) => name,
             Self::Namespaces => "network namespaces",
             Self::Image => "image in WEIR_IMAGE that can be run here",
         }
@@ -45,6 +47,12 @@ impl Peer {
                 .status()
                 .is_ok_and(|status| status.success()),
             Self::Namespaces => crate::pod::Pod::is_possible(),
+            Self::Deployer(name) => std::process::Command::new("python3")
+                .args([concat!(env!("CARGO_MANIFEST_DIR"), "/peers/deploy_peer.py"), "has", name])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success()),
             Self::Image => crate::container::is_possible(),
             // Before 3.5 there is no such list, and no group that would be asked for.
             Self::OpensslGroup(group) => std::process::Command::new("openssl")

@@ -1,6 +1,7 @@
 //! How weir comes to stand beside a service: manifests, pods, and how both leave.
 
 mod dev;
+mod files;
 mod image;
 mod inject;
 mod pods;
@@ -13,7 +14,7 @@ use weir_tests::weir::binary;
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [dev::trials(), image::trials(), inject::trials(), pods::trials(), rollout::trials(), webhook::trials()]
+    [dev::trials(), files::trials(), image::trials(), inject::trials(), pods::trials(), rollout::trials(), webhook::trials()]
         .into_iter()
         .flatten()
         .collect()

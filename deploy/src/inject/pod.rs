@@ -191,7 +191,9 @@ fn unfit(pod: &Node) -> Result<Option<String>, Vec<String>> {
     let mut names = Vec::new();
     for list in ["containers", "initContainers"] {
         for container in spec.get(list).into_iter().flat_map(Node::items) {
-            let Some(name) = name(container) else { continue };
+            let Some(name) = name(container).filter(|name| !name.is_empty()) else {
+                return Err(vec![format!("a container in `spec.{list}` has no `name`")]);
+            };
             // Their probes could not be told apart.
             if names.contains(&name) {
                 return Err(vec![format!("two containers are called `{name}`")]);

@@ -146,8 +146,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_told_apart() {
-        let wrong =
-            ask(&review(json!({ "metadata": { "annotations": { "weir.proxy/native": "x" } }, "spec": { "containers": [{}] } })));
+        let wrong = ask(&review(
+            json!({ "metadata": { "annotations": { "weir.proxy/native": "x" } }, "spec": { "containers": [{ "name": "a" }] } }),
+        ));
         assert_eq!((&wrong["allowed"], &wrong["status"]["code"]), (&json!(false), &json!(422)));
         assert!(wrong["status"]["message"].as_str().unwrap().contains("weir.proxy/native"));
         for pod in [

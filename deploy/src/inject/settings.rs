@@ -206,7 +206,7 @@ impl<'n> Said<'n> {
         let mut mistakes = Vec::new();
         for (name, place) in [
             ("image", &mut all.image as &mut dyn Place),
-            ("pull-policy", &mut all.pull_policy),
+            ("pull-policy", &mut Policy(&mut all.pull_policy)),
             ("native", &mut all.native),
             ("config-map", &mut all.config_map),
             ("redirect", &mut all.redirect),
@@ -274,6 +274,18 @@ impl Place for Option<String> {
     fn take(&mut self, said: &str) -> Result<(), String> {
         *self = (!said.is_empty()).then(|| said.to_owned());
         Ok(())
+    }
+}
+
+/// When an image is fetched.
+struct Policy<'p>(&'p mut Option<String>);
+
+impl Place for Policy<'_> {
+    fn take(&mut self, said: &str) -> Result<(), String> {
+        if !matches!(said, "" | "Always" | "IfNotPresent" | "Never") {
+            return Err("write `Always`, `IfNotPresent` or `Never`".to_owned());
+        }
+        Place::take(self.0, said)
     }
 }
 

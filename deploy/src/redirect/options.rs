@@ -14,8 +14,11 @@ pub const PRESERVED: u32 = 1339;
 pub const OUTBOUND: u16 = 15001;
 /// Where connections to the app are handed to weir.
 pub const INBOUND: u16 = 15006;
+/// Where weir's admin server and its probes server usually are. App Mesh had its inbound port at the former.
+const ADMIN: u16 = 15000;
+const PROBES: u16 = 15020;
 /// Inbound ports that are not weir's business: its own probes, and the way in when it has failed.
-pub const EXCLUDED_PORTS: [u16; 2] = [22, 15020];
+pub const EXCLUDED_PORTS: [u16; 2] = [22, PROBES];
 
 /// Where platforms tell a workload who it is: every SDK asks there at once, and with a short limit on hops and time.
 pub const METADATA: [IpAddr; 5] = [
@@ -169,6 +172,15 @@ impl Options {
                 "weir's own connections must be known by --uid, --gid or --mark, or they are handed to itself for ever"
                     .to_owned(),
             );
+        }
+        for (what, port) in [("outbound", self.outbound), ("inbound", self.inbound)] {
+            if matches!(port, Some(ADMIN | PROBES)) {
+                found.push(format!(
+                    "{what} connections cannot be handed to port {}, where weir's own servers are: the listener takes {} by default",
+                    port.unwrap_or_default(),
+                    if what == "inbound" { INBOUND } else { OUTBOUND }
+                ));
+            }
         }
         if self.uid == Some(0) {
             found.push("as uid 0 weir cannot be told from an app that runs as root: run it as another user".to_owned());

@@ -21,7 +21,7 @@ pub(super) struct Injection {
     #[arg(long, value_name = "IMAGE", default_value = concat!("weir:", env!("CARGO_PKG_VERSION")))]
     image: String,
     /// When the image is fetched: Always, IfNotPresent or Never. Default: as Kubernetes decides.
-    #[arg(long, value_name = "POLICY")]
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     pull_policy: Option<String>,
     /// A container beside the app's, for Kubernetes before 1.29, in place of a native sidecar, which starts before the app, leaves
     /// after it, and lets jobs end.
@@ -72,24 +72,25 @@ impl Injection {
     pub(super) fn settings(self) -> anyhow::Result<Settings> {
         let mut rules = self.rules.options()?;
         rules.follow_user();
-        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        // An empty word is nothing said, as it is in annotations.
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         Ok(Settings {
             image: self.image,
             pull_policy: self.pull_policy,
             native: !self.classic,
-            config_map: self.config_map,
+            config_map: given(self.config_map),
             redirect: !self.no_redirect,
             rules,
             resources: inject::Resources {
-                cpu_request: given(self.cpu_request),
-                cpu_limit: self.cpu_limit,
-                memory_request: given(self.memory_request),
-                memory_limit: given(self.memory_limit),
+                cpu_request: given(Some(self.cpu_request)),
+                cpu_limit: given(self.cpu_limit),
+                memory_request: given(Some(self.memory_request)),
+                memory_limit: given(Some(self.memory_limit)),
             },
-            log: self.log,
+            log: given(self.log),
             rewrite_probes: !self.keep_probes,
-            identity_secret: self.identity_secret,
-            workload_api: self.workload_api,
+            identity_secret: given(self.identity_secret),
+            workload_api: given(self.workload_api),
             opaque_ports: self.opaque_ports,
             wait_before_exit: self.wait_before_exit,
         })

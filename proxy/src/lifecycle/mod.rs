@@ -273,9 +273,16 @@ impl Drain {
         let going = async {
             if manner.patient {
                 let rest = (self.began + min).saturating_duration_since(Instant::now()).min(left(deadline));
-                if let Some(code) = stay(rest, &mut app).await {
-                    exit = code;
-                    app = None;
+                // Nobody comes for an app that is gone.
+                let waits = manner.wait && app.is_none();
+                tokio::select! {
+                    code = stay(rest, &mut app) => {
+                        if let Some(code) = code {
+                            exit = code;
+                            app = None;
+                        }
+                    }
+                    () = neighbours::gone(), if waits => {}
                 }
             }
             // Callers first: an app that is told to leave may refuse what still comes in. It needs time of its own after that.

@@ -157,6 +157,7 @@ async fn mistakes() -> Result {
     for (annotations, wanted) in [
         (&["weir.proxy/exclude-outbound-ports: 99999"][..], &["pod/a", "weir.proxy/exclude-outbound-ports", "65535"][..]),
         (&["weir.proxy/native: maybe"], &["weir.proxy/native", "`true` or `false`"]),
+        (&["weir.proxy/pull-policy: Sometimes"], &["`IfNotPresent`"]),
         (&["weir.proxy/inject: perhaps"], &["neither `true` nor `false`"]),
         (&["weir.proxy/exclude-outbound-cidrs: ten"], &["not an address or range"]),
         (&["weir.proxy/redirect: \"false\""], &["weir.proxy/config-map"]),

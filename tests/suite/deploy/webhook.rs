@@ -175,8 +175,10 @@ async fn reviews() -> Result {
         let (got, said) = webhook.ask(&["--http1.1"], Some(body), "/inject")?;
         holds!(got == status && said.contains(word), "{}: {got} {said}", &body[..body.len().min(80)]);
     }
-    let wrong = webhook
-        .review(&json!({ "metadata": { "annotations": { "weir.proxy/native": "?" } }, "spec": { "containers": [{}] } }), "-4")?;
+    let wrong = webhook.review(
+        &json!({ "metadata": { "annotations": { "weir.proxy/native": "?" } }, "spec": { "containers": [{ "name": "a" }] } }),
+        "-4",
+    )?;
     holds!(
         wrong["allowed"] == false && wrong["status"]["message"].as_str().is_some_and(|said| said.contains("weir.proxy/native"))
     );
