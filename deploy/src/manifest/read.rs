@@ -24,8 +24,10 @@ impl fmt::Display for Mistake {
 
 /// Deeper nesting is nobody's manifest.
 const MAX_DEPTH: usize = 64;
-/// Aliases stand for copies: more nodes than this come of a text that is made to fill memory.
-const MAX_NODES: usize = 1_000_000;
+/// Anchors and aliases stand for copies: what they come to together may weigh this much. More is made to fill memory.
+const MAX_COPIED: usize = 64 << 20;
+/// What a value weighs beside its text.
+const EACH: usize = 128;
 
 /// What is longer in brackets gets lines of its own: JSON, mostly.
 pub(super) const LONGEST_LINE: usize = 120;
@@ -39,7 +41,7 @@ pub fn read(text: &str) -> Result<Vec<Document>, Mistake> {
         parser: Parser::new_from_str(text),
         comments: Vec::new(),
         anchors: HashMap::new(),
-        nodes: 0,
+        copied: 0,
         line: 1,
         at: 0,
         seen: None,
@@ -65,7 +67,7 @@ struct Reader<'t> {
     parser: Parser<'t, granit_parser::StrInput<'t>>,
     comments: Vec<String>,
     anchors: HashMap<usize, Node>,
-    nodes: usize,
+    copied: usize,
     line: usize,
     /// The place of what was read last, in characters.
     at: usize,
@@ -107,6 +109,15 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// Bears a copy of a value.
+    fn copy(&mut self, node: &Node) -> Result<(), Mistake> {
+        self.copied += weight(node);
+        if self.copied > MAX_COPIED {
+            return self.fail("anchors and aliases make this too large");
+        }
+        Ok(())
+    }
+
     /// The comment behind what was read last, on its line.
     fn behind(&mut self) -> Option<String> {
         match self.parser.peek() {
@@ -139,7 +150,6 @@ impl<'t> Reader<'t> {
     }
 
     fn node(&mut self, event: Event<'t>, depth: usize) -> Result<Node, Mistake> {
-        self.nodes += 1;
         let (line, at) = (self.line, self.at);
         if depth > MAX_DEPTH {
             return self.fail(format!("nested more than {MAX_DEPTH} deep"));
@@ -163,15 +173,13 @@ impl<'t> Reader<'t> {
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor).cloned() else { return self.fail("an alias of nothing") };
-                self.nodes += count(&node);
+                self.copy(&node)?;
                 (0, node)
             }
             _ => return self.fail("this is no value"),
         };
-        if self.nodes > MAX_NODES {
-            return self.fail("aliases of aliases make this too large");
-        }
         if anchor > 0 {
+            self.copy(&node)?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
@@ -246,11 +254,11 @@ pub(super) fn is_mark(comment: &str) -> bool {
     comment == MERGED
 }
 
-fn count(node: &Node) -> usize {
-    match node {
-        Node::Scalar(_) => 1,
-        Node::List(items, _) => 1 + items.iter().map(|item| count(&item.value)).sum::<usize>(),
-        Node::Map(entries, _) => 1 + entries.iter().map(|entry| count(&entry.value)).sum::<usize>(),
+fn weight(node: &Node) -> usize {
+    EACH + match node {
+        Node::Scalar(scalar) => scalar.text.len(),
+        Node::List(items, _) => items.iter().map(|item| weight(&item.value)).sum(),
+        Node::Map(entries, _) => entries.iter().map(|entry| EACH + entry.key.text.len() + weight(&entry.value)).sum(),
     }
 }
 

@@ -329,6 +329,8 @@ spec:
         }
         let bomb = (0..30).fold("a0: &a0 [x, x]\n".to_owned(), |all, n| format!("{all}a{0}: &a{0} [*a{n}, *a{n}]\n", n + 1));
         assert!(read(&bomb).is_err());
+        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a, ".repeat(100));
+        assert!(read(&long).is_err());
     }
 
     /// Without comments, and without how collections were written.
