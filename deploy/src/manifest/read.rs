@@ -156,7 +156,8 @@ impl<'t> Reader<'t> {
         }
         let (anchor, node) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let is_text = style != ScalarStyle::Plain || tag.is_some();
+                // Words with a meaning stand on one line.
+                let is_text = style != ScalarStyle::Plain || tag.is_some() || text.contains('\n');
                 let comment = self.behind();
                 (anchor, Node::Scalar(Scalar { text: text.into_owned(), is_text, comment }))
             }

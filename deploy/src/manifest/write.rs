@@ -44,7 +44,7 @@ fn block(out: &mut String, node: &Node, depth: usize) {
             for entry in entries {
                 comments(out, &entry.comments, depth);
                 indent(out, depth);
-                scalar(out, &entry.key, None);
+                scalar(out, &entry.key);
                 out.push(':');
                 value(out, &entry.value, depth, Some(&entry.key));
             }
@@ -77,14 +77,19 @@ fn value(out: &mut String, node: &Node, depth: usize, key: Option<&Scalar>) {
     let of_key = key.and_then(|key| key.comment.as_deref());
     match node {
         Node::Scalar(text) => {
-            let is_block = text.is_text && is_block(&text.text);
-            // Behind the last line of a block a comment would be text.
-            let own = text.comment.as_deref().filter(|_| !is_block);
-            if is_block || !text.text.is_empty() || text.is_text {
+            let comment = text.comment.as_deref().or(of_key);
+            if is_block(&text.text) {
                 out.push(' ');
-                scalar(out, text, Some(depth + 1));
+                literal(out, &text.text, depth + 1, comment);
+                // Behind the last line of a block a comment would be text.
+                out.push('\n');
+                return;
             }
-            behind(out, if is_block { None } else { own.or(of_key) });
+            if !text.text.is_empty() || text.is_text {
+                out.push(' ');
+                scalar(out, text);
+            }
+            behind(out, comment);
         }
         Node::Map(..) | Node::List(..) => match brackets(node) {
             Some(text) => {
@@ -134,7 +139,7 @@ fn behind(out: &mut String, comment: Option<&str>) {
 fn inline(out: &mut String, node: &Node) {
     match node {
         Node::Scalar(text) if text.text.is_empty() && !text.is_text => out.push_str("null"),
-        Node::Scalar(text) => scalar(out, text, None),
+        Node::Scalar(text) => scalar(out, text),
         Node::List(items, _) => {
             out.push('[');
             for (place, item) in items.iter().enumerate() {
@@ -148,7 +153,7 @@ fn inline(out: &mut String, node: &Node) {
             out.push_str("{ ");
             for (place, entry) in entries.iter().enumerate() {
                 out.push_str(if place > 0 { ", " } else { "" });
-                scalar(out, &entry.key, None);
+                scalar(out, &entry.key);
                 out.push_str(": ");
                 inline(out, &entry.value);
             }
@@ -157,12 +162,11 @@ fn inline(out: &mut String, node: &Node) {
     }
 }
 
-/// `block`: how deep a block of lines may stand, where one may.
-fn scalar(out: &mut String, scalar: &Scalar, block: Option<usize>) {
+/// On one line.
+fn scalar(out: &mut String, scalar: &Scalar) {
     let text = &scalar.text;
-    match block {
-        _ if !scalar.is_text && !text.contains('\n') => out.push_str(text),
-        Some(depth) if is_block(text) => literal(out, text, depth),
+    match scalar.is_text {
+        false if !text.contains('\n') => out.push_str(text),
         _ if is_harmless(text) => out.push_str(text),
         _ => quoted(out, text),
     }
@@ -179,7 +183,7 @@ fn is_block(text: &str) -> bool {
         && !text.lines().any(|line| line.ends_with([' ', '\t']))
 }
 
-fn literal(out: &mut String, text: &str, depth: usize) {
+fn literal(out: &mut String, text: &str, depth: usize, comment: Option<&str>) {
     let body = text.trim_end_matches('\n');
     let ends = text.len() - body.len();
     out.push_str(match ends {
@@ -187,6 +191,9 @@ fn literal(out: &mut String, text: &str, depth: usize) {
         1 => "|",
         _ => "|+",
     });
+    if let Some(comment) = comment {
+        let _ = write!(out, " #{comment}");
+    }
     for line in body.split('\n') {
         out.push('\n');
         if !line.is_empty() {
@@ -268,6 +275,9 @@ spec:
       "-v", # what for
       "-w"
     ]
+  many: one
+
+    two # of several lines
   volumes: # behind a key
   - name: v
     secret:
@@ -292,6 +302,7 @@ spec:
             "  labels: { app: web, tier: \"1\" } # behind brackets",
             "    - \"-v\" # what for",
             "  volumes: # behind a key",
+            "  many: |- # of several lines",
         ] {
             assert!(written.lines().any(|written| written == line), "`{line}` is not in\n{written}");
         }
