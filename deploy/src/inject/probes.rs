@@ -52,8 +52,9 @@ fn redirect(
     if said.get("host").is_some_and(|host| !host.is_null()) {
         return None;
     }
-    let port = said.get("port").and_then(Node::as_text).unwrap_or_default();
-    let Some(number) = port.parse::<u16>().ok().filter(|port| *port > 0).or_else(|| named(ports, port)) else {
+    // A number or a name, as Kubernetes tells them apart: what is quoted is a name.
+    let port = said.get("port").map(to_json).unwrap_or_default();
+    let Some(number) = number(&port).or_else(|| named(ports, port.as_str()?)) else {
         warnings.push(format!("the {place} of container `{container}` stays as it is: the container has no port `{port}`"));
         return None;
     };
@@ -99,10 +100,14 @@ fn replace(node: &mut Node, key: &str, new: &str, value: Node) {
     }
 }
 
+fn number(port: &Value) -> Option<u16> {
+    u16::try_from(port.as_u64()?).ok().filter(|port| *port > 0)
+}
+
 /// The number of a port that the container has by name.
 fn named(ports: Option<&Node>, name: &str) -> Option<u16> {
     let port = ports?.items().find(|port| port.get("name").and_then(Node::as_text) == Some(name))?;
-    port.get("containerPort")?.as_text()?.parse().ok()
+    number(&to_json(port.get("containerPort")?))
 }
 
 /// What was read of JSON, written as manifests are.
