@@ -83,9 +83,11 @@ pub enum Outcome<'a> {
     NotConnected,
     /// The connection died before anything of the request was written.
     Unsent,
-    /// The peer says that it has not processed the request (REFUSED_STREAM, a GOAWAY before its stream, or
-    /// `x-weir-unprocessed` of the weir beside it).
+    /// The peer says that it has not processed the request (REFUSED_STREAM, or a GOAWAY before its stream).
     Refused,
+    /// The weir beside whom it is for says that nothing has reached it (`x-weir-unprocessed`): a connect that failed one step
+    /// further on.
+    Unreached,
     /// A reused connection died right after the request was written and before a byte of a response.
     Stale,
     /// The connection or stream ended after the request was written and before the head of a response.
@@ -170,6 +172,9 @@ impl Denied {
 pub fn judge(rule: Option<&RetryRule>, outcome: Outcome<'_>, now: Circumstances<'_>, draw: u64, wall: SystemTime) -> Verdict {
     match outcome {
         Outcome::NotConnected if now.elsewhere && now.moves < MAX_MOVES => return Verdict::Move,
+        Outcome::Unreached if now.elsewhere && now.moves < MAX_MOVES => {
+            return if now.replayable { Verdict::Move } else { Verdict::Done(Some(Denied::Body)) };
+        }
         Outcome::Stale if now.replays > 0 => {}
         Outcome::Unsent | Outcome::Refused | Outcome::Stale if now.replays < MAX_REPLAYS => {
             return if now.replayable { Verdict::Replay } else { Verdict::Done(Some(Denied::Body)) };
@@ -202,7 +207,7 @@ enum Wanted {
 fn wanted(rule: &RetryRule, outcome: Outcome<'_>) -> Option<Wanted> {
     use RetryOn::{ConnectFailure, FiveXx, GatewayError, RefusedStream, Reset, ResetBeforeRequest};
     let (conditions, wanted): (&[RetryOn], _) = match outcome {
-        Outcome::NotConnected => (&[ConnectFailure, FiveXx, GatewayError], Wanted::Always),
+        Outcome::NotConnected | Outcome::Unreached => (&[ConnectFailure, FiveXx, GatewayError], Wanted::Always),
         Outcome::Refused => (&[RefusedStream, FiveXx, GatewayError, Reset], Wanted::Always),
         Outcome::Unsent => (&[ResetBeforeRequest, Reset, FiveXx, GatewayError], Wanted::Always),
         // A reset becomes a 503 and a try that takes too long a 504, so they count as such.

@@ -27,6 +27,8 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// Sidecars of other meshes.
 const OTHERS: [(&str, &str); 3] = [("istio-proxy", "Istio"), ("linkerd-proxy", "Linkerd"), ("envoy", "App Mesh")];
+/// `terminationGracePeriodSeconds` where it is not said.
+const USUAL_GRACE: &str = "30";
 /// How long a sidecar may take to be ready, in seconds.
 const START: u32 = 120;
 
@@ -58,6 +60,9 @@ pub(super) fn inject(
     let said = Said::new(pod.get("metadata"));
     let settings = said.apply(settings)?;
     let own_config = said.has("config");
+    if settings.redirect && settings.rules.uid.is_none() && settings.rules.gid.is_none() {
+        return Err(vec!["the sidecar is known by its user or its group: leave one of `--uid` and `--gid`".to_owned()]);
+    }
     if !settings.redirect && settings.config_map.is_none() && !own_config {
         return Err(vec![format!(
             "without redirection weir must be told where the app listens and whom it calls: give it a configuration by \
@@ -188,6 +193,11 @@ fn unfit(pod: &Node) -> Result<Option<String>, Vec<String>> {
     if is(&["os", "name"], "windows") || is(&["nodeSelector", "kubernetes.io/os"], "windows") {
         return Ok(Some("it is for Windows".to_owned()));
     }
+    for volume in spec.get("volumes").into_iter().flat_map(Node::items).filter_map(name) {
+        if VOLUMES.contains(&volume) {
+            return Err(vec![format!("a volume is called `{volume}`, as one of weir's is")]);
+        }
+    }
     let mut names = Vec::new();
     for list in ["containers", "initContainers"] {
         for container in spec.get(list).into_iter().flat_map(Node::items) {
@@ -265,7 +275,7 @@ fn sidecar(settings: &Settings, told: &[Value], grace: Option<&str>) -> Node {
     let on_sigterm = if settings.native { "leave" } else { "wait" };
     let mut arguments = vec!["run".to_owned(), "-c".to_owned(), format!("{}/weir.yaml", config::DIR), "--json".to_owned()];
     arguments.push(format!("--on-sigterm={on_sigterm}"));
-    arguments.extend(grace.map(|seconds| format!("--grace-period={seconds}s")));
+    arguments.push(format!("--grace-period={}s", grace.unwrap_or(USUAL_GRACE)));
     node.set("args", Node::list(arguments.into_iter().map(Node::text)));
     let mut environment = Vec::new();
     if let Some(level) = &settings.log {
@@ -292,7 +302,7 @@ fn sidecar(settings: &Settings, told: &[Value], grace: Option<&str>) -> Node {
         true => security(0, settings.rules.gid.unwrap_or(UID), Some("NET_ADMIN")),
         false => {
             let user = settings.rules.uid.unwrap_or(UID);
-            security(user, user, None)
+            security(user, settings.rules.gid.unwrap_or(user), None)
         }
     };
     node.set("securityContext", security);

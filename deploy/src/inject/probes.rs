@@ -1,13 +1,12 @@
-//! Probes and hooks of the app that the kubelet makes from outside: they are asked of weir's probes server instead, which asks
-//! the app. So they need no certificate where callers must show one, and stand in nobody's log.
+//! Probes of the app that the kubelet makes from outside: they are asked of weir's probes server instead, which asks the app. So they need no certificate where callers must show one, and stand in nobody's log.
 //!
 //! What they were before stands in a variable of weir's container ([`VARIABLE`]), from which weir serves them and by which they
-//! are put back.
+//! are put back. HTTP hooks stay as they are: what they do is not for everybody who reaches that server.
 
 use serde_json::{Value, json};
 
-use crate::manifest::json::to_json;
-use crate::manifest::{self, Node};
+use crate::manifest::Node;
+use crate::manifest::json::{from_json, to_json};
 
 /// The variable of weir's container with all probes that it makes: a JSON list of objects with `path`, `port`, `seconds`, and
 /// the probe as it was, `httpGet`, `tcpSocket` or `grpc`.
@@ -16,7 +15,6 @@ pub const VARIABLE: &str = "WEIR_APP_PROBES";
 pub const PORT: u16 = 15020;
 
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
-const HOOKS: [&str; 2] = ["postStart", "preStop"];
 const KINDS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 
 /// Rewrites the probes of a container; gives what weir must know of them. What cannot be asked by way of weir stays.
@@ -27,26 +25,20 @@ pub(super) fn rewrite(container: &mut Node, warnings: &mut Vec<String>) -> Vec<V
     for place in PROBES {
         let Some(probe) = container.get_mut(place) else { continue };
         let seconds = probe.get("timeoutSeconds").and_then(Node::as_text).and_then(|text| text.parse().ok()).unwrap_or(1);
-        all.extend(redirect(probe, &KINDS, &name, place, ports.as_ref(), seconds, warnings));
-    }
-    for place in HOOKS {
-        let Some(hook) = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(place)) else { continue };
-        // The kubelet waits for hooks as long as the pod may take to leave.
-        all.extend(redirect(hook, &KINDS[..1], &name, place, ports.as_ref(), 30, warnings));
+        all.extend(redirect(probe, &name, place, ports.as_ref(), seconds, warnings));
     }
     all
 }
 
 fn redirect(
     probe: &mut Node,
-    kinds: &[&str],
     container: &str,
     place: &str,
     ports: Option<&Node>,
     seconds: u32,
     warnings: &mut Vec<String>,
 ) -> Option<Value> {
-    let kind = *kinds.iter().find(|kind| probe.get(kind).is_some_and(|said| !said.is_null()))?;
+    let kind = *KINDS.iter().find(|kind| probe.get(kind).is_some_and(|said| !said.is_null()))?;
     let said = probe.get(kind)?;
     // Another host than the pod's is none of weir's business.
     if said.get("host").is_some_and(|host| !host.is_null()) {
@@ -71,21 +63,18 @@ fn redirect(
 
 /// Puts the probes of a pod back as they were. `said` is what stands in the variable.
 pub(super) fn restore(containers: &mut [&mut Node], said: &str) {
-    let Ok(documents) = manifest::read(said) else { return };
-    let Some(list) = documents.into_iter().find_map(|document| document.root) else { return };
-    for told in list.items() {
+    // Whoever makes a pod may say anything here: it is read as what is written here, and nothing else.
+    let Ok(list) = serde_json::from_str::<Value>(said) else { return };
+    for told in from_json(&list).items() {
         let Some(path) = told.get("path").and_then(Node::as_text) else { continue };
         let Some((container, place)) = path.strip_prefix("/app/").and_then(|rest| rest.rsplit_once('/')) else { continue };
         let Some((kind, original)) = KINDS.iter().find_map(|kind| Some((*kind, told.get(kind)?))) else { continue };
         let of_name = |node: &&mut &mut Node| node.get("name").and_then(Node::as_text) == Some(container);
         let Some(container) = containers.iter_mut().find(of_name) else { continue };
-        let probe = match PROBES.contains(&place) {
-            true => container.get_mut(place),
-            false => container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(place)),
-        };
+        let probe = container.get_mut(place).filter(|_| PROBES.contains(&place));
         // What somebody has changed since is theirs.
         if let Some(probe) = probe.filter(|probe| probe.at(&["httpGet", "path"]).and_then(Node::as_text) == Some(path)) {
-            replace(probe, "httpGet", kind, block(original));
+            replace(probe, "httpGet", kind, original.clone());
         }
     }
 }
@@ -108,13 +97,4 @@ fn number(port: &Value) -> Option<u16> {
 fn named(ports: Option<&Node>, name: &str) -> Option<u16> {
     let port = ports?.items().find(|port| port.get("name").and_then(Node::as_text) == Some(name))?;
     number(&to_json(port.get("containerPort")?))
-}
-
-/// What was read of JSON, written as manifests are.
-fn block(node: &Node) -> Node {
-    match node {
-        Node::Scalar(scalar) => Node::Scalar(scalar.clone()),
-        Node::List(items, _) => Node::list(items.iter().map(|item| block(&item.value))),
-        Node::Map(entries, _) => Node::map(entries.iter().map(|entry| (entry.key.text.clone(), block(&entry.value)))),
-    }
 }

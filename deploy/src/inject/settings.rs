@@ -104,7 +104,7 @@ impl Resources {
 }
 
 /// Annotations of others that say what one of ours says.
-const ALIASES: [(&str, &[&str]); 17] = [
+const ALIASES: [(&str, &[&str]); 16] = [
     ("inject", &["sidecar.istio.io/inject", "linkerd.io/inject", "appmesh.k8s.aws/sidecarInjectorWebhook"]),
     (
         "native",
@@ -128,7 +128,6 @@ const ALIASES: [(&str, &[&str]); 17] = [
     ),
     ("include-inbound-ports", &["traffic.sidecar.istio.io/includeInboundPorts", "appmesh.k8s.aws/ports"]),
     ("exclude-inbound-ports", &["traffic.sidecar.istio.io/excludeInboundPorts", "config.linkerd.io/skip-inbound-ports"]),
-    ("include-outbound-ports", &["traffic.sidecar.istio.io/includeOutboundPorts"]),
     (
         "exclude-outbound-ports",
         &[
@@ -210,7 +209,7 @@ impl<'n> Said<'n> {
             ("native", &mut all.native),
             ("config-map", &mut all.config_map),
             ("redirect", &mut all.redirect),
-            ("log", &mut all.log),
+            ("log", &mut Level(&mut all.log)),
             ("rewrite-probes", &mut all.rewrite_probes),
             ("identity-secret", &mut all.identity_secret),
             ("workload-api", &mut all.workload_api),
@@ -237,6 +236,14 @@ impl<'n> Said<'n> {
             {
                 mistakes.push(format!("`{key}: {said}`: {mistake}"));
             }
+        }
+        // Istio means none by nothing, where weir has an annotation for that.
+        let none = |key: &str| self.annotations.and_then(|all| all.get(key)?.as_text()).is_some_and(str::is_empty);
+        if none("traffic.sidecar.istio.io/includeInboundPorts") {
+            all.rules.inbound = None;
+        }
+        if none("traffic.sidecar.istio.io/includeOutboundIPRanges") {
+            all.rules.outbound = None;
         }
         all.rules.follow_user();
         mistakes.extend(all.rules.mistakes());
@@ -274,6 +281,18 @@ impl Place for Option<String> {
     fn take(&mut self, said: &str) -> Result<(), String> {
         *self = (!said.is_empty()).then(|| said.to_owned());
         Ok(())
+    }
+}
+
+/// A level of weir's own log.
+struct Level<'p>(&'p mut Option<String>);
+
+impl Place for Level<'_> {
+    fn take(&mut self, said: &str) -> Result<(), String> {
+        if !said.chars().all(|c| c.is_ascii_alphanumeric() || "_=,:-".contains(c)) {
+            return Err("write `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `weir=debug,info`".to_owned());
+        }
+        Place::take(self.0, said)
     }
 }
 

@@ -202,6 +202,7 @@ impl<'t> Reader<'t> {
 
     fn entries(&mut self, depth: usize) -> Result<Vec<Entry>, Mistake> {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut known = HashMap::new();
         loop {
             let event = match self.next()? {
                 None => return self.fail("the text ends in a mapping"),
@@ -216,16 +217,18 @@ impl<'t> Reader<'t> {
                 key.comment = key.comment.or_else(|| self.behind());
             }
             if key.text == "<<" && !key.is_text {
-                merge(&mut entries, value);
+                merge(&mut entries, value, &mut known);
                 continue;
             }
-            if let Some(merged) = entries.iter_mut().find(|entry| entry.key.text == key.text) {
+            if let Some(place) = known.get(&key.text).copied() {
+                let merged: &mut Entry = &mut entries[place];
                 if merged.comments.first().is_none_or(|mark| mark != MERGED) {
                     return self.fail(format!("`{}` is here twice", key.text));
                 }
                 *merged = Entry { comments, key, value };
                 continue;
             }
+            known.insert(key.text.clone(), entries.len());
             entries.push(Entry { comments, key, value });
         }
     }
@@ -235,7 +238,7 @@ impl<'t> Reader<'t> {
 const MERGED: &str = "\0merged";
 
 /// YAML 1.1's merge key, which kubectl knows.
-fn merge(entries: &mut Vec<Entry>, value: Node) {
+fn merge(entries: &mut Vec<Entry>, value: Node, known: &mut HashMap<String, usize>) {
     let from: Vec<Node> = match value {
         Node::List(items, _) => items.into_iter().map(|item| item.value).collect(),
         other => vec![other],
@@ -243,7 +246,8 @@ fn merge(entries: &mut Vec<Entry>, value: Node) {
     for node in from {
         let Node::Map(more, _) = node else { continue };
         for entry in more {
-            if !entries.iter().any(|known| known.key.text == entry.key.text) {
+            if !known.contains_key(&entry.key.text) {
+                known.insert(entry.key.text.clone(), entries.len());
                 entries.push(Entry { comments: vec![MERGED.to_owned()], ..entry });
             }
         }

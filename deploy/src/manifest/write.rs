@@ -139,6 +139,8 @@ fn behind(out: &mut String, comment: Option<&str>) {
 fn inline(out: &mut String, node: &Node) {
     match node {
         Node::Scalar(text) if text.text.is_empty() && !text.is_text => out.push_str("null"),
+        // What needs no quotes on a line of its own would be several values here.
+        Node::Scalar(text) if text.text.contains([',', '[', ']', '{', '}']) => quoted(out, &text.text),
         Node::Scalar(text) => scalar(out, text),
         Node::List(items, _) => {
             out.push('[');
@@ -321,6 +323,15 @@ spec:
         assert_eq!(documents[1].root, None);
         let again = read(&write(&documents)).unwrap();
         assert_eq!(again.len(), 3);
+    }
+
+    #[test]
+    fn one_value_stays_one() {
+        let text = "x: &cmd one, two\nargs: [--hosts, *cmd]\n";
+        let written = write(&read(text).unwrap());
+        let root = read(&written).unwrap().remove(0).root.unwrap();
+        let args: Vec<&str> = root.get("args").unwrap().items().filter_map(Node::as_text).collect();
+        assert_eq!(args, ["--hosts", "one, two"], "{written}");
     }
 
     #[test]

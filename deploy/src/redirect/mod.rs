@@ -68,6 +68,8 @@ pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Backend> 
 fn install_by(plan: &Plan, backend: Backend) -> anyhow::Result<()> {
     match backend {
         Backend::Nftables => {
+            // Before anything is touched.
+            routes::fits(plan).map_err(explain)?;
             netlink::install(plan).map_err(explain)?;
             if let Err(error) = routes::install(plan) {
                 // Half of it would be worse than none.

@@ -10,6 +10,7 @@ use crate::netlink::{Attributes, CREATE, Kernel, Messages, parse};
 
 const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
+const GET_ROUTE: u16 = 26;
 const NEW_RULE: u16 = 32;
 const DELETE_RULE: u16 = 33;
 const GET_RULE: u16 = 34;
@@ -28,10 +29,6 @@ const PRIORITY: u32 = 1339;
 /// What the kernel says, or what in its settings would drop such packets.
 pub fn install(plan: &Plan) -> io::Result<()> {
     remove()?;
-    if !plan.routes {
-        return Ok(());
-    }
-    strict_filter()?;
     for (family, _) in families(plan) {
         for (kind, header, attributes) in [(NEW_RULE, rule_header(family), rule()), (NEW_ROUTE, route_header(family), route())] {
             match tell(kind, CREATE | EXCLUSIVE, &header, &attributes) {
@@ -50,7 +47,7 @@ pub fn install(plan: &Plan) -> io::Result<()> {
 pub fn remove() -> io::Result<bool> {
     let mut any = false;
     for (family, _) in FAMILIES {
-        if !is_there(family)? {
+        if !is_there(family)? && !is_routed(family)? {
             continue;
         }
         any = true;
@@ -75,7 +72,7 @@ pub fn differences(plan: &Plan) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     for (family, name) in FAMILIES {
         let wanted = families(plan).any(|(known, _)| known == family);
-        match (is_there(family)?, wanted) {
+        match (is_there(family)? && (!wanted || is_routed(family)?), wanted) {
             (false, true) => found.push(format!("{name}: answers to callers' addresses are not led back to weir")),
             (true, false) => found.push(format!("{name}: a rule leads packets to table {PRESERVED}, which nobody asked for")),
             _ => {}
@@ -103,6 +100,14 @@ fn families(plan: &Plan) -> impl Iterator<Item = (u8, &'static str)> + use<> {
     FAMILIES.into_iter().filter(move |(family, _)| routes && (ipv6 || *family == 2))
 }
 
+/// Whether the settings of this namespace let such packets pass.
+///
+/// # Errors
+/// Which does not.
+pub fn fits(plan: &Plan) -> io::Result<()> {
+    if plan.routes { strict_filter() } else { Ok(()) }
+}
+
 /// Who filters strictly by where answers would go drops what comes from elsewhere by `lo`.
 fn strict_filter() -> io::Result<()> {
     let setting = |name: &str| {
@@ -128,6 +133,16 @@ fn is_there(family: u8) -> io::Result<bool> {
         let is = |kind: u16, value: u32| parse(told).any(|(known, bytes)| known == kind && bytes == value.to_ne_bytes());
         is(10, PRESERVED) && is(15, PRESERVED)
     };
+    Ok(listed.iter().any(of_ours))
+}
+
+/// Whether the table has a route.
+fn is_routed(family: u8) -> io::Result<bool> {
+    let listed = match Kernel::new(None)?.list(GET_ROUTE, &route_header(family), &Attributes::default()) {
+        Err(error) if matches!(error.raw_os_error(), Some(95 | 97)) => return Ok(false),
+        listed => listed?,
+    };
+    let of_ours = |told: &Vec<u8>| parse(told).any(|(kind, bytes)| kind == 15 && bytes == PRESERVED.to_ne_bytes());
     Ok(listed.iter().any(of_ours))
 }
 

@@ -24,15 +24,14 @@ use weir_deploy::inject::probes::VARIABLE;
 
 use crate::tls::outside::for_probes;
 
-/// Probes that are made at a time; others are told to come again.
-const CONCURRENCY: usize = 16;
+/// How often one probe is made at a time; others are told to come again.
+const CONCURRENCY: usize = 8;
 /// The most of an answer that is passed on.
 const MAX_SAID: usize = 4096;
 
 /// The probes of all apps beside this weir.
 pub(super) struct AppProbes {
     probes: Vec<Probe>,
-    places: Semaphore,
 }
 
 struct Probe {
@@ -40,6 +39,8 @@ struct Probe {
     port: u16,
     limit: Duration,
     kind: Kind,
+    /// Of its own, so that nobody who asks for one keeps the kubelet from another.
+    places: Semaphore,
 }
 
 enum Kind {
@@ -64,7 +65,7 @@ impl AppProbes {
         let value: Value = serde_json::from_str(text)?;
         let list = value.as_array().context("it is no list")?;
         let probes = list.iter().map(Probe::parse).collect::<anyhow::Result<_>>()?;
-        Ok(Self { probes, places: Semaphore::new(CONCURRENCY) })
+        Ok(Self { probes })
     }
 
     /// The longest that one may take.
@@ -75,7 +76,7 @@ impl AppProbes {
     /// Makes the probe that has this path, for somebody who called `local`; `None` if there is none.
     pub(super) async fn make<B>(&self, request: &Request<B>, local: Option<IpAddr>) -> Option<(StatusCode, Bytes)> {
         let probe = self.probes.iter().find(|probe| probe.path == request.uri().path())?;
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(_place) = probe.places.try_acquire() else {
             return Some((StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"too many probes are being made already\n")));
         };
         let made = tokio::time::timeout(probe.limit, Box::pin(probe.make(request.headers(), local))).await;
@@ -105,6 +106,7 @@ impl Probe {
             port: port.with_context(|| format!("{path} has no port"))?,
             limit: Duration::from_secs(value["seconds"].as_u64().unwrap_or(1).clamp(1, 600)),
             kind,
+            places: Semaphore::new(CONCURRENCY),
         })
     }
 
@@ -136,7 +138,22 @@ fn http_get(value: &Value) -> anyhow::Result<Kind> {
         headers.append(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
     }
     let tls = value["scheme"].as_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
-    Ok(Kind::Http { target: format!("{slash}{path}").parse()?, headers, tls })
+    Ok(Kind::Http { target: encoded(&format!("{slash}{path}")).parse()?, headers, tls })
+}
+
+/// A path that people wrote, as it goes on the wire: as a kubelet does, with what may not stand there encoded.
+fn encoded(path: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' | 0..=0x20 | 0x7f.. => {
+                _ = write!(out, "%{byte:02X}");
+            }
+            byte => out.push(char::from(byte)),
+        }
+    }
+    out
 }
 
 /// Calls the app where it listens: on loopback, or at the address of the pod. Calls from loopback pass the rules of redirection
@@ -285,12 +302,12 @@ mod tests {
 
     #[test]
     fn what_inject_writes_is_understood() {
-        let text = r#"[{"path":"/app/a/livenessProbe","port":8080,"seconds":3,"httpGet":{"path":"live?x=1","port":"http","httpHeaders":[{"name":"Host","value":"a"}]}},
-            {"path":"/app/b/preStop","port":9,"seconds":30,"tcpSocket":{"port":9}},{"path":"/app/c/readinessProbe","port":1,"grpc":{"port":1}}]"#;
+        let text = r#"[{"path":"/app/a/livenessProbe","port":8080,"seconds":3,"httpGet":{"path":"live it?x=1","port":"http","httpHeaders":[{"name":"Host","value":"a"}]}},
+            {"path":"/app/b/startupProbe","port":9,"seconds":30,"tcpSocket":{"port":9}},{"path":"/app/c/readinessProbe","port":1,"grpc":{"port":1}}]"#;
         let all = AppProbes::parse(text).unwrap();
         assert_eq!((all.probes.len(), all.longest()), (3, Duration::from_secs(30)));
         let Kind::Http { target, tls: false, .. } = &all.probes[0].kind else { panic!("not HTTP") };
-        assert_eq!(target, "/live?x=1");
+        assert_eq!(target, "/live%20it?x=1");
         for wrong in ["", "{}", "[{}]", r#"[{"path":"/a","port":70000,"tcpSocket":{}}]"#, r#"[{"path":"/a","port":1}]"#] {
             assert!(AppProbes::parse(wrong).is_err(), "{wrong}");
         }

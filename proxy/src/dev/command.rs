@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 /// How long an app may take to leave.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+const LONGEST_LINE: u64 = 16 << 10;
 
 /// An app that runs, in a process group of its own: what it started leaves with it.
 pub(super) struct Running {
@@ -63,6 +65,8 @@ impl Running {
             self.signal(Signal::KILL);
             self.gone.recv().await;
         }
+        // What it started and left behind.
+        self.signal(Signal::KILL);
     }
 
     fn signal(&self, signal: Signal) {
@@ -84,9 +88,12 @@ async fn wait(name: String, mut child: Child, ended: mpsc::Sender<(String, Strin
 
 /// Prints what an app says, a line at a time.
 async fn relay(name: String, from: impl AsyncRead + Unpin) {
-    let mut lines = BufReader::new(from).split(b'\n');
-    while let Ok(Some(line)) = lines.next_segment().await {
-        super::say(&format!("{name} | {}", String::from_utf8_lossy(&line)));
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    // What has no end is shown in pieces.
+    while let Ok(1..) = (&mut from).take(LONGEST_LINE).read_until(b'\n', &mut line).await {
+        super::say(&format!("{name} | {}", String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])));
+        line.clear();
     }
 }
 

@@ -86,6 +86,11 @@ pub(super) fn read(text: &str, remotes: &[(String, String)]) -> Result<Mesh, Vec
     let mut found = Diagnostics::default();
     let Some(tree) = yaml::parse(text, &mut found) else { return Err(found.into_sorted()) };
     let root = Path::ROOT;
+    for key in ["admin", "probes", "listeners", "identity", "workers"] {
+        if entry(&tree, key).is_some() {
+            found.key_error(&root.key(key), format!("each sidecar has `{key}` of its own here: leave it out"));
+        }
+    }
     let path = root.key("services");
     let mut services = Vec::new();
     match entry(&tree, "services") {
@@ -123,6 +128,9 @@ fn service(name: &str, node: &Node, remotes: &[(String, String)], path: &Path<'_
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || name.len() > 63 || !name.chars().all(fits) || name.starts_with('-') || name.ends_with('-') {
         found.key_error(path, format!("`{name}` cannot be a host: lower-case letters, digits, and `-` between them"));
+    }
+    if name == super::plan::YOU {
+        found.key_error(path, format!("`{name}` is whoever calls from outside of all services; call this one something else"));
     }
     let Value::Mapping(entries) = &node.value else {
         found.error(path, format!("a service is a mapping, not {}", node.kind())).hint =

@@ -23,7 +23,7 @@ use weir_control::file::FileSource;
 
 use crate::admin::LogLevel;
 use crate::ca::{Authority, write};
-use crate::lifecycle::{self, Ask, Signals};
+use crate::lifecycle::{self, Signals};
 use command::{Line, Running};
 use mesh::{Mesh, Service};
 use plan::{Ports, YOU};
@@ -72,23 +72,16 @@ pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> a
         report(&mistakes.0);
         return Ok(1);
     }
-    let begun = running.take(&text).await;
     let mut own = None;
-    let code = match begun {
+    let code = match running.begin(&text, &mut signals).await {
         Err(error) => Err(error),
-        Ok(()) => {
-            running.introduce();
-            if !dev.command.is_empty() {
-                signals.unless_told(running.apps_listen()).await;
-            }
-            own = running.command()?;
+        Ok(begun) => {
+            own = begun;
             loop {
                 tokio::select! {
                     biased;
-                    asked = signals.next() => match asked {
-                        Ask::Reload => {}
-                        Ask::Drain | Ask::Leave | Ask::Terminate => break Ok(0),
-                    },
+                    // SIGHUP too: the terminal is gone.
+                    _ = signals.next() => break Ok(0),
                     code = ending(&mut own) => {
                         own = None;
                         break Ok(code);
@@ -151,6 +144,18 @@ impl<'d> Fleet<'d> {
         Ok(Self { dev, ports, level, dir, authority, mesh: None, sidecars, commands, ended })
     }
 
+    /// Starts all that a text has, and the command.
+    async fn begin(&mut self, text: &str, signals: &mut Signals) -> anyhow::Result<Option<lifecycle::App>> {
+        let (mesh, _) = self.planned(text).map_err(|_| anyhow::anyhow!("{} has mistakes", self.dev.file.display()))?;
+        self.commanded(&mesh)?;
+        self.take(text).await?;
+        self.introduce();
+        if !self.dev.command.is_empty() {
+            signals.unless_told(self.apps_listen()).await;
+        }
+        self.command()
+    }
+
     /// What a text means; nothing is changed.
     fn planned(&self, text: &str) -> Result<Plan, Mistakes> {
         let mut mesh = mesh::read(text, &self.dev.remotes).map_err(Mistakes)?;
@@ -172,6 +177,8 @@ impl<'d> Fleet<'d> {
     /// Takes a text that was found good: starts, changes and stops what it has new, other and no more.
     async fn take(&mut self, text: &str) -> anyhow::Result<()> {
         let Ok((mesh, texts)) = self.planned(text) else { bail!("{} has mistakes", self.dev.file.display()) };
+        // Ports that are given are given, whatever fails after that.
+        self.mesh = Some(mesh.clone());
         let gone: Vec<String> = self.sidecars.keys().filter(|name| !texts.contains_key(*name)).cloned().collect();
         for name in gone {
             if let Some(command) = self.commands.remove(&name) {
@@ -211,7 +218,6 @@ impl<'d> Fleet<'d> {
                 self.commands.insert(line.name.clone(), Running::start(line, self.ended.clone())?);
             }
         }
-        self.mesh = Some(mesh);
         Ok(())
     }
 

@@ -97,7 +97,11 @@ pub(super) fn configuration(
         _ => return Err(Vec::new()),
     };
     root.remove("services");
+    if service.and_then(Service::port).is_none() {
+        outbound_only(&mut root);
+    }
     local_hosts(&mut root);
+    mesh.services.iter().for_each(|service| remote_host(&mut root, service));
     mesh.services.iter().for_each(|service| own_route(&mut root, service));
     if let Some(clusters) = root.map_at("clusters") {
         for service in &mesh.services {
@@ -127,6 +131,43 @@ pub(super) fn configuration(
     }
 }
 
+/// Whoever is no service is called by nobody: what is for inbound listeners alone has no place there.
+fn outbound_only(root: &mut Node) {
+    for key in ["routes", "authorization"] {
+        let Some(list) = root.list_at(key) else { continue };
+        list.retain(|item| {
+            let listeners = item.value.get("listeners");
+            listeners.is_none_or(|listeners| listeners.items().any(|listener| listener.as_text() != Some("inbound")))
+        });
+    }
+}
+
+/// Who is elsewhere is called by its own name, also where the file has a route for it.
+fn remote_host(root: &mut Node, service: &Service) {
+    let (Place::Remote { .. }, Some(routes)) = (&service.place, root.list_at("routes")) else { return };
+    let rules = routes.iter_mut().filter_map(|route| route.value.get_mut("rules")).flat_map(|rules| match rules {
+        Node::List(items, _) => items.iter_mut(),
+        _ => [].iter_mut(),
+    });
+    for rule in rules {
+        let backends = rule.value.get("backends").into_iter().flat_map(Node::items);
+        let names: Vec<&str> = backends.filter_map(|backend| backend.get("cluster")?.as_text()).collect();
+        if names.is_empty() || names.iter().any(|name| *name != service.name) || rule.value.get("rewrite").is_some() {
+            continue;
+        }
+        rule.value.set("rewrite", Node::map([("host", Node::text(host_of(service)))]));
+    }
+}
+
+/// The host that a service elsewhere goes by.
+fn host_of(service: &Service) -> String {
+    match &service.place {
+        Place::Remote { host, port, tls } if *port != if *tls { 443 } else { 80 } => format!("{host}:{port}"),
+        Place::Remote { host, .. } => host.clone(),
+        Place::Here { .. } => service.name.clone(),
+    }
+}
+
 /// Hosts without a dot are also found below `localhost`.
 fn local_hosts(root: &mut Node) {
     let Some(routes) = root.list_at("routes") else { return };
@@ -152,8 +193,8 @@ fn own_route(root: &mut Node, service: &Service) {
         return;
     }
     let mut rule = Node::map([("backends", Node::list([Node::map([("cluster", Node::text(&*service.name))])]))]);
-    if let Place::Remote { host, .. } = &service.place {
-        rule.set("rewrite", Node::map([("host", Node::text(host))]));
+    if matches!(service.place, Place::Remote { .. }) {
+        rule.set("rewrite", Node::map([("host", Node::text(host_of(service)))]));
     }
     let hosts = [service.name.clone(), format!("{}.localhost", service.name)].map(Node::text);
     let route = Node::map([("name", Node::text(&*service.name)), ("hosts", Node::list(hosts)), ("rules", Node::list([rule]))]);

@@ -273,16 +273,9 @@ impl Drain {
         let going = async {
             if manner.patient {
                 let rest = (self.began + min).saturating_duration_since(Instant::now()).min(left(deadline));
-                // Nobody comes for an app that is gone.
-                let waits = manner.wait && app.is_none();
-                tokio::select! {
-                    code = stay(rest, &mut app) => {
-                        if let Some(code) = code {
-                            exit = code;
-                            app = None;
-                        }
-                    }
-                    () = neighbours::gone(), if waits => {}
+                if let Some(code) = stay(rest, &mut app).await {
+                    exit = code;
+                    app = None;
                 }
             }
             // Callers first: an app that is told to leave may refuse what still comes in. It needs time of its own after that.
@@ -308,7 +301,7 @@ impl Drain {
         };
         tokio::select! {
             (exit, Drained { cut, longest }) = going => {
-                let accepted = accepted(shared) - self.accepted_before;
+                let accepted = accepted(shared).saturating_sub(self.accepted_before);
                 let took = self.began.elapsed();
                 let said = "drained: so many connections accepted meanwhile, so many cut at the deadline, the longest stayed so long";
                 if cut > 0 {

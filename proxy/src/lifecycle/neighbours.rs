@@ -1,23 +1,34 @@
 //! Who else has sockets in this network namespace: beside an app, that is the app. Where containers of a pod or a task are told
 //! to leave all at once, this shows when the others have.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
+/// So often in a row nobody must be there: between two calls an app that serves nobody has no socket.
+const LOOKS: u32 = 10;
 /// `/proc/net/tcp` is read up to here; there are that many sockets only where somebody is at work.
 const MOST: usize = 1 << 20;
 
-/// Waits until nobody but this process's user has TCP sockets here: none that listens, and none that is connected.
+/// Waits until nobody but this process has TCP sockets here: none that listens, and none that is connected.
 pub(super) async fn gone() {
-    let own = rustix::process::geteuid().as_raw();
-    while are_there(Path::new("/proc/self/net"), own) {
+    let mut absent = 0;
+    while absent < LOOKS {
+        absent = if are_there(Path::new("/proc/self/net"), &own_sockets()) { 0 } else { absent + 1 };
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-fn are_there(dir: &Path, own: u32) -> bool {
+/// The inodes of this process's own sockets.
+fn own_sockets() -> HashSet<u64> {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let links = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+}
+
+fn are_there(dir: &Path, own: &HashSet<u64>) -> bool {
     use std::io::Read;
     ["tcp", "tcp6"].iter().any(|name| {
         let mut table = String::new();
@@ -28,13 +39,12 @@ fn are_there(dir: &Path, own: u32) -> bool {
 }
 
 /// A line of the table is `sl local remote state queues timer retransmits uid timeout inode ...`.
-fn is_somebody_elses(line: &str, own: u32) -> Option<bool> {
+fn is_somebody_elses(line: &str, own: &HashSet<u64>) -> Option<bool> {
     let mut words = line.split_ascii_whitespace().skip(3);
     let state = words.next()?;
-    let uid: u32 = words.nth(3)?.parse().ok()?;
-    let inode: u64 = words.nth(1)?.parse().ok()?;
-    // What a process has left behind has no inode, and belongs to root.
-    Some(state != TIME_WAIT && inode != 0 && uid != own)
+    let inode: u64 = words.nth(5)?.parse().ok()?;
+    // What a process has left behind has no inode.
+    Some(state != TIME_WAIT && inode != 0 && !own.contains(&inode))
 }
 
 const TIME_WAIT: &str = "06";
@@ -59,10 +69,13 @@ mod tests {
             "   1: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0";
         let left = "   2: 0100007F:1F90 0100007F:0050 06 00000000:00000000 03:00001234 00000000     0        0 0 3 0";
         let orphan = "   3: 0100007F:1F90 0100007F:0050 05 00000000:00000000 03:00001234 00000000     0        0 0 3 0";
-        assert!(are_there(table(&[own, app]).path(), 1337));
-        assert!(!are_there(table(&[own, left, orphan]).path(), 1337));
-        assert!(are_there(table(&[own]).path(), 0));
-        assert!(!are_there(table(&["", "nonsense", "1: 2 3"]).path(), 1337));
-        assert!(!are_there(Path::new("/nowhere"), 1337));
+        let ours = HashSet::from([4711]);
+        assert!(are_there(table(&[own, app]).path(), &ours));
+        assert!(!are_there(table(&[own, left, orphan]).path(), &ours));
+        assert!(are_there(table(&[own]).path(), &HashSet::new()));
+        assert!(!are_there(table(&["", "nonsense", "1: 2 3"]).path(), &ours));
+        assert!(!are_there(Path::new("/nowhere"), &ours));
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!own_sockets().is_empty(), "{held:?}");
     }
 }

@@ -24,7 +24,7 @@ use crate::clock::{Clock, Clocks, Heard};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::proxy_protocol::Ends;
-use crate::respond::UNPROCESSED;
+use crate::respond::{UNPROCESSED, WEIR_ERROR};
 use crate::state::Worker;
 use crate::tunnel::side::Side;
 use crate::upstream::body::RequestBody;
@@ -114,7 +114,8 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
         };
         let ended = {
             let mut exchange = pin!(upstream::exchange(&endpoint, &config, request, &job.waiting));
-            poll_fn(|cx| within(exchange.as_mut(), clocks, job.body, cx)).await?
+            // Whatever it was doing when its time ran out, it may have reached whom it is for.
+            poll_fn(|cx| within(exchange.as_mut(), clocks, job.body, cx)).await.inspect_err(|_| report.reached = true)?
         };
         clocks.attempt = None;
         report.reached |= has_reached(&ended, &job.head.method);
@@ -139,7 +140,12 @@ pub async fn run(worker: &Worker, job: &mut Job<'_>, clocks: &mut Clocks, report
                 report.denied = denied;
                 return ended.map_err(|failure| failure.fault);
             }
-            Verdict::Move => tries.moves += 1,
+            Verdict::Move => {
+                tries.moves += 1;
+                if let Ok(answer) = ended {
+                    discard(answer);
+                }
+            }
             Verdict::Replay => {
                 tries.replays += 1;
                 tries.needs_fresh = true;
@@ -178,7 +184,9 @@ fn is_answer(job: &Job<'_>, ended: &Result<Answer, Failure>) -> bool {
 
 /// Whether the weir beside the upstream says that nothing has reached it.
 fn is_unprocessed(answer: &Answer, job: &Job<'_>) -> bool {
-    job.beyond && (job.grpc || answer.response.status().is_server_error()) && answer.response.headers().contains_key(&UNPROCESSED)
+    let headers = answer.response.headers();
+    let says = || headers.get(&UNPROCESSED).is_some_and(|said| said == "true") && headers.contains_key(&WEIR_ERROR);
+    job.beyond && (job.grpc || answer.response.status().is_server_error()) && says()
 }
 
 /// Whether an attempt may have been processed. What was written to a connection that died at once may have been, so only what
@@ -253,7 +261,7 @@ impl Tries {
 
 fn outcome<'e>(ended: &'e Result<Answer, Failure>, job: &Job<'_>) -> Outcome<'e> {
     match ended {
-        Ok(answer) if is_unprocessed(answer, job) => Outcome::Refused,
+        Ok(answer) if is_unprocessed(answer, job) => Outcome::Unreached,
         Ok(answer) => Outcome::Response(answer.response.status(), answer.response.headers()),
         Err(Failure { fault: Fault::PerTryTimeout, .. }) => Outcome::TimedOut,
         Err(failure) => match failure.progress {

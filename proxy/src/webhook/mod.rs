@@ -43,6 +43,8 @@ const MAX_BODY: usize = 8 << 20;
 const CONNECTIONS: usize = 256;
 /// A handshake, a head, and a body take no longer than this each.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Connections begin anew after this long: who holds on to places does so for no longer.
+const LONGEST: Duration = Duration::from_secs(120);
 /// How long it serves after SIGTERM: the API server calls it by a service, of which it hears late.
 const STAY: Duration = Duration::from_secs(5);
 /// How long what is in flight then may take.
@@ -168,7 +170,8 @@ async fn converse(stream: TcpStream, config: Arc<ServerConfig>, webhook: Arc<Web
     let io = TokioIo::new(stream);
     // A connection that is kept alive would keep the webhook from leaving.
     let left = async {
-        while !leaving.leaving.load(Ordering::Acquire) {
+        let until = tokio::time::Instant::now() + LONGEST;
+        while !leaving.leaving.load(Ordering::Acquire) && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     };
@@ -177,13 +180,15 @@ async fn converse(stream: TcpStream, config: Arc<ServerConfig>, webhook: Arc<Web
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(64)
+                .keep_alive_interval(LIMIT)
+                .keep_alive_timeout(LIMIT)
                 .serve_connection(io, service)
         );
         tokio::select! {
             served = connection.as_mut() => return Ok(served?),
             () = left => connection.as_mut().graceful_shutdown(),
         }
-        return Ok(connection.await?);
+        return Ok(tokio::time::timeout(FINISH, connection).await??);
     }
     let mut connection =
         std::pin::pin!(http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(LIMIT).serve_connection(io, service));
@@ -191,7 +196,7 @@ async fn converse(stream: TcpStream, config: Arc<ServerConfig>, webhook: Arc<Web
         served = connection.as_mut() => return Ok(served?),
         () = left => connection.as_mut().graceful_shutdown(),
     }
-    Ok(connection.await?)
+    Ok(tokio::time::timeout(FINISH, connection).await??)
 }
 
 type Page = Response<Full<Bytes>>;

@@ -73,10 +73,8 @@ async fn services() -> Result {
     holds!(!curl("http://127.0.0.1:16001/")?.contains("ok"), "in the clear nobody comes in");
     holds!(curl("http://127.0.0.1:16000/certs")?.contains("spiffe://dev.localhost/ns/dev/sa/web"));
     // A person asks why.
-    holds!(
-        curl("'http://127.0.0.1:15000/explain?url=http://web/cart'")?.contains("cluster `cart`")
-            || curl("'http://127.0.0.1:15000/explain?url=http://web/cart'")?.contains("cart")
-    );
+    let told = curl("'http://127.0.0.1:15000/explain?listener=outbound&url=http://web/cart'")?;
+    holds!(told.contains("Backends\n  cart "), "{told}");
 
     // Saved with a mistake, everything goes on; saved right, it changes.
     let file = dir.path().join("mesh.yaml");
@@ -151,5 +149,9 @@ async fn mistakes() -> Result {
     let mut running = dev(dir.path(), &pod, &["--as", "nobody", "--port", "15002", "--", "true"])?;
     holds!(!running.wait(Duration::from_secs(20))?.success());
     holds!(running.complaints()?.contains("there is no service `nobody`"), "{}", running.complaints()?);
+    // Whatever goes wrong, nobody is left behind.
+    let mut running = dev(dir.path(), &pod, &["--port", "15002", "--", "/no/such/command"])?;
+    holds!(!running.wait(Duration::from_secs(30))?.success());
+    same!(pod.run("ss -Htln | grep -v :15001 || true")?, "");
     Ok(())
 }

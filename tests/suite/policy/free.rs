@@ -23,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
         test("policy::free::what_goaway_left_out_is_sent_again", what_goaway_left_out_is_sent_again),
         test("policy::free::what_never_reached_an_app_is_sent_elsewhere", what_never_reached_an_app_is_sent_elsewhere),
         test("policy::free::no_app_speaks_for_weir", no_app_speaks_for_weir),
+        test("policy::free::what_an_app_works_on_is_not_sent_elsewhere", what_an_app_works_on_is_not_sent_elsewhere),
         test("policy::free::a_fresh_connection_that_dies_is_an_error", a_fresh_connection_that_dies_is_an_error),
         test("policy::free::a_request_that_was_worked_on_is_not_repeated", a_request_that_was_worked_on_is_not_repeated),
         test("policy::free::a_request_that_was_heard_is_not_repeated", a_request_that_was_heard_is_not_repeated),
@@ -71,7 +72,7 @@ async fn what_never_reached_an_app_is_sent_elsewhere() -> Result {
             same!((response.status, response.header("x-weir-unprocessed")), (200, None), "{method} {protocol}");
         }
         same!(app.count() - before, 30, "none of them twice");
-        holds!(front.metric("weir_upstream_retries_total", "replay").await? > 0.0);
+        holds!(front.metric("weir_upstream_retries_total", "move").await? > 0.0);
         // With nowhere else to go, the reason comes through.
         let alone = Weir::start(&ruled(&[left.address("in")], protocol, "")).await?;
         let response = raw::get(alone.address("out"), "shop", "/").await?;
@@ -84,6 +85,25 @@ async fn what_never_reached_an_app_is_sent_elsewhere() -> Result {
         (direct.status, direct.header("x-weir-unprocessed"), direct.header("x-weir-error")),
         (503, Some("true"), Some("connect_failed"))
     );
+    Ok(())
+}
+
+/// The app's own weir loses its patience: that is no word of nothing having reached the app.
+async fn what_an_app_works_on_is_not_sent_elsewhere() -> Result {
+    let app = Quick::slow("late", Duration::from_secs(3)).await?;
+    let yaml = format!(
+        "listeners: [{{ name: in, listen: 127.0.0.1:0, direction: inbound, app: '{0}' }}]
+routes: [{{ name: a, listeners: [in], hosts: ['*'], rules: [{{ backends: [{{ cluster: app }}], timeout: {{ request: 300ms }} }}] }}]
+clusters: {{ app: {{ endpoints: ['{0}'] }} }}
+",
+        app.address
+    );
+    let (one, two) = (Weir::start(&yaml).await?, Weir::start(&yaml).await?);
+    let front = Weir::start(&ruled(&[one.address("in"), two.address("in")], "http1", "")).await?;
+    let response = raw::request(front.address("out"), "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await?;
+    same!((response.status, app.count()), (504, 1));
+    let direct = raw::request(one.address("in"), "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await?;
+    same!((direct.status, direct.header("x-weir-unprocessed")), (504, None));
     Ok(())
 }
 

@@ -87,6 +87,9 @@ async fn rules() -> Result {
     }
     let (installed, check) = (pod.run("nft list ruleset")?, weir(&pod, "check || true")?);
     holds!(check.contains("nobody asked for"), "{check}");
+    pod.run("ip route del local default dev lo table 1339")?;
+    holds!(weir(&pod, "check --preserve-source || true")?.contains("not led back to weir"));
+    weir(&pod, "install --preserve-source")?;
     pod.run("ip rule del priority 1339")?;
     holds!(weir(&pod, "check --preserve-source || true")?.contains("not led back to weir"));
     // What is printed is what is installed.
@@ -102,6 +105,11 @@ async fn rules() -> Result {
     same!(state()?, before);
     // What would not work is refused, and nothing is left of it.
     pod.run("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter")?;
+    weir(&pod, "install")?;
+    let standing = state()?;
+    holds!(weir(&pod, "install --preserve-source --backend nftables || true")?.contains("rp_filter"));
+    same!(state()?, standing, "the rules that were there are there still");
+    weir(&pod, "remove")?;
     let refused = weir(&pod, "install --preserve-source --backend nftables || true")?;
     holds!(refused.contains("rp_filter") && refused.contains("no rules were installed"), "{refused}");
     pod.run("echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter")?;
