@@ -290,7 +290,7 @@ def consistent(where, objects):
     if own:
         secret = (options(arguments, "secret") or ["weir-webhook-ca"])[0]
         wanted = [
-            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get", "update"]},
             {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
             {"apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations"],
              "resourceNames": [configuration["metadata"]["name"]], "verbs": ["get", "patch"]},

@@ -43,8 +43,18 @@ class Server(BaseHTTPRequestHandler):
         if path in objects:
             self.answer(409, {"kind": "Status", "message": "it is there already"})
         else:
+            new["metadata"]["resourceVersion"] = "7"
             objects[path] = new
             self.answer(201, new)
+
+    def do_PUT(self):
+        new = self.body()
+        found = objects.get(self.path, {})
+        if new["metadata"].get("resourceVersion") != found.get("metadata", {}).get("resourceVersion"):
+            self.answer(409, {"kind": "Status", "message": "it has changed meanwhile"})
+            return
+        objects[self.path] = new
+        self.answer(200, new)
 
     def do_DELETE(self):
         self.answer(200, objects.pop(self.path, {}))

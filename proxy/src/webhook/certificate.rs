@@ -12,9 +12,14 @@ use arc_swap::ArcSwapOption;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::api::Api;
 use crate::tls::outside::server_of;
@@ -57,6 +62,9 @@ pub struct Own {
 struct Authority {
     certificate: String,
     key: String,
+    /// What the API server is to believe: this one, and the one before it.
+    believed: String,
+    not_after: SystemTime,
 }
 
 impl Own {
@@ -100,10 +108,10 @@ impl Own {
             known.clone_from(&authority.certificate);
             tracing::info!("a certificate of our own is in force");
         }
-        self.tell(&authority.certificate).await
+        self.tell(&authority.believed).await
     }
 
-    /// The authority in the Secret, which is made if there is none.
+    /// The authority in the Secret, which is made if there is none, or none that can be used for long.
     async fn authority(&self) -> anyhow::Result<Authority> {
         let Place { namespace, secret, .. } = &self.place;
         let all = format!("/api/v1/namespaces/{namespace}/secrets");
@@ -111,18 +119,38 @@ impl Own {
         // Whoever comes second takes what the first has made.
         for _ in 0..2 {
             let (status, found) = self.api.call(Method::GET, &format!("{all}/{secret}"), JSON, &Value::Null).await?;
-            match status {
-                StatusCode::OK => return Authority::of(&found).with_context(what),
-                StatusCode::NOT_FOUND => {}
+            let mut made = Authority::make()?;
+            let mut metadata =
+                json!({ "name": secret, "namespace": namespace, "labels": { "app.kubernetes.io/managed-by": "weir-webhook" } });
+            let (method, path) = match status {
+                StatusCode::OK => match Authority::of(&found) {
+                    Ok(authority) if !authority.is_old(SystemTime::now()) => return Ok(authority),
+                    Ok(old) => {
+                        tracing::info!(secret, "the authority gets old and is followed by another");
+                        // Replicas that have not heard yet show certificates of the old one.
+                        made.believed.push_str(&old.certificate);
+                        metadata["resourceVersion"] = found["metadata"]["resourceVersion"].clone();
+                        (Method::PUT, format!("{all}/{secret}"))
+                    }
+                    Err(error) => {
+                        tracing::error!(
+                            secret,
+                            error = format!("{error:#}"),
+                            "what is in the Secret is no authority, and replaced"
+                        );
+                        metadata["resourceVersion"] = found["metadata"]["resourceVersion"].clone();
+                        (Method::PUT, format!("{all}/{secret}"))
+                    }
+                },
+                StatusCode::NOT_FOUND => (Method::POST, all.clone()),
                 _ => bail!("{} cannot be read: {}", what(), said(status, &found)),
-            }
-            let made = Authority::make()?;
-            let object = json!({
-                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-                "metadata": { "name": secret, "namespace": namespace, "labels": { "app.kubernetes.io/managed-by": "weir-webhook" } },
-                "data": { "tls.crt": STANDARD.encode(&made.certificate), "tls.key": STANDARD.encode(&made.key) }
-            });
-            let (status, told) = self.api.call(Method::POST, &all, JSON, &object).await?;
+            };
+            let data = [("tls.crt", &made.certificate), ("tls.key", &made.key), ("ca.crt", &made.believed)];
+            let data: Value =
+                data.into_iter().map(|(key, text)| (key.to_owned(), Value::String(STANDARD.encode(text)))).collect();
+            let kind = found["type"].as_str().unwrap_or("kubernetes.io/tls");
+            let object = json!({ "apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": data });
+            let (status, told) = self.api.call(method, &path, JSON, &object).await?;
             match status {
                 StatusCode::CREATED | StatusCode::OK => return Ok(made),
                 StatusCode::CONFLICT => {}
@@ -181,7 +209,20 @@ impl Authority {
             let decoded = STANDARD.decode(encoded).with_context(|| format!("`{key}` is no base64"))?;
             String::from_utf8(decoded).with_context(|| format!("`{key}` is no PEM"))
         };
-        Ok(Self { certificate: text("tls.crt")?, key: text("tls.key")? })
+        let (certificate, key) = (text("tls.crt")?, text("tls.key")?);
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).context("`tls.crt` has no certificate")?;
+        let (_, parsed) = X509Certificate::from_der(&der).context("`tls.crt`")?;
+        ensure!(parsed.is_ca(), "`tls.crt` is no authority's");
+        let pair = KeyPair::from_pem(&key).context("`tls.key`")?;
+        ensure!(parsed.public_key().raw == pair.subject_public_key_info(), "`tls.key` does not fit `tls.crt`");
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        let believed = text("ca.crt").unwrap_or_else(|_| certificate.clone());
+        Ok(Self { certificate, key, believed, not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) })
+    }
+
+    /// Whether certificates that it issues now would outlive it, or nearly.
+    fn is_old(&self, now: SystemTime) -> bool {
+        self.not_after < now + LIFE * 2
     }
 
     fn make() -> anyhow::Result<Self> {
@@ -192,7 +233,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         valid(&mut params, AUTHORITY_LIFE);
         let certificate = params.self_signed(&key)?.pem();
-        Ok(Self { certificate, key: key.serialize_pem() })
+        let not_after = SystemTime::now() + AUTHORITY_LIFE;
+        Ok(Self { believed: certificate.clone(), certificate, key: key.serialize_pem(), not_after })
     }
 
     fn issue(&self, name: &str) -> anyhow::Result<Issued> {

@@ -45,6 +45,8 @@ const CONNECTIONS: usize = 256;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Connections begin anew after this long: who holds on to places does so for no longer.
 const LONGEST: Duration = Duration::from_secs(120);
+/// A caller that has just connected is not idle.
+const FRESH: Duration = Duration::from_secs(1);
 /// How long it serves after SIGTERM: the API server calls it by a service, of which it hears late.
 const STAY: Duration = Duration::from_secs(5);
 /// How long what is in flight then may take.
@@ -170,8 +172,10 @@ async fn converse(stream: TcpStream, config: Arc<ServerConfig>, webhook: Arc<Web
     let io = TokioIo::new(stream);
     // A connection that is kept alive would keep the webhook from leaving.
     let left = async {
-        let until = tokio::time::Instant::now() + LONGEST;
-        while !leaving.leaving.load(Ordering::Acquire) && tokio::time::Instant::now() < until {
+        let now = tokio::time::Instant::now;
+        // Whoever has just come may ask once.
+        let (fresh, until) = (now() + FRESH, now() + LONGEST);
+        while now() < until && (now() < fresh || !leaving.leaving.load(Ordering::Acquire)) {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     };

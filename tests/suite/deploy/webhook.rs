@@ -196,7 +196,9 @@ async fn reviews() -> Result {
     let began = Instant::now();
     webhook.program.signal(libc::SIGTERM);
     until("it is not ready", async || webhook.ask(&[], None, "/ready").is_ok_and(|(status, _)| status == 503)).await?;
-    holds!(webhook.review(&json!({ "spec": { "containers": [{ "name": "a" }] } }), "-4")?["allowed"] == true);
+    for http in ["--http1.1", "--http2"] {
+        holds!(webhook.review(&json!({ "spec": { "containers": [{ "name": "a" }] } }), http)?["allowed"] == true);
+    }
     holds!(webhook.program.wait(Duration::from_secs(10))?.success());
     holds!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
     Ok(())
@@ -229,6 +231,29 @@ async fn own_certificate() -> Result {
     let two = Webhook::start(&arguments, &root).await?;
     until("the second is ready", async || two.ask(&[], None, "/ready").is_ok_and(|(status, _)| status == 200)).await?;
     same!(bundle()?, first);
+    // What is no authority, or a stranger's, is replaced, and the API server is told.
+    drop((one, two));
+    let secret = format!("{api}/api/v1/namespaces/weir-system/secrets/weir-webhook-ca");
+    certificate(dir.path(), "stranger")?;
+    let read = |name: &str| std::fs::read(dir.path().join(name)).map(|text| STANDARD.encode(text));
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 10 -subj /CN=old -keyout old.key -out old.crt",
+        dir.path(),
+    )?;
+    for (crt, key, is_kept) in
+        [("stranger.key", "stranger.key", false), ("stranger.crt", "old.key", false), ("old.crt", "old.key", true)]
+    {
+        let bad = json!({ "metadata": { "name": "weir-webhook-ca", "resourceVersion": "7" }, "data": { "tls.crt": read(crt)?, "tls.key": read(key)? } });
+        let put = Command::new("curl").args(["-sS", "-f", "-X", "PUT", "-d", &bad.to_string(), &secret]).output()?;
+        holds!(put.status.success(), "{}", String::from_utf8_lossy(&put.stdout));
+        let mut again = Webhook::start(&arguments, &root).await?;
+        again.program.wait_for("the API server is told")?;
+        let told = bundle()?;
+        std::fs::write(&root, &told)?;
+        until("the new one is shown", async || again.ask(&[], None, "/ready").is_ok_and(|(status, _)| status == 200)).await?;
+        let old = std::fs::read(dir.path().join("old.crt"))?;
+        same!(told.windows(old.len()).any(|part| part == old), is_kept, "{crt}");
+    }
     // Whoever may not read Secrets says so, and goes on trying.
     let nowhere = ["--own-certificate", "--api-server", "http://127.0.0.1:9"];
     let mut lost = Webhook::start(&nowhere, &root).await?;
