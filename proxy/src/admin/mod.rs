@@ -2,7 +2,7 @@
 //!
 //! Admin listens on loopback or a Unix socket only and checks the `Host` header, so that a web page in a browser on this
 //! machine cannot reach it by rebinding a name; whatever changes something must be a POST. The probes server is for
-//! kubelets and scrapers, reachable from outside, and knows `/ready`, `/live` and `/metrics` only, and what [`app_probes`] has.
+//! kubelets and scrapers, reachable from outside, and knows `/ready`, `/live` and `/metrics` only, and what `app_probes` has.
 
 mod advice;
 mod app_probes;

@@ -1,7 +1,7 @@
 //! `weir dev`: several services of one machine with a sidecar each, and the mesh between them, in one command: mutual TLS by an
 //! authority made for the occasion, names below `localhost`, and a file that is followed as it is saved. No privileges.
 //!
-//! [`mesh`] reads the file, [`plan`] turns it into configurations, [`sidecar`] and [`command`] are what runs. Here it is decided
+//! `mesh` reads the file, `plan` turns it into configurations, `sidecar` and `command` are what runs. Here it is decided
 //! what is started, changed and stopped.
 
 mod command;
