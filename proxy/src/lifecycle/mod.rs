@@ -303,11 +303,10 @@ impl Drain {
             (exit, Drained { cut, longest }) = going => {
                 let accepted = accepted(shared).saturating_sub(self.accepted_before);
                 let took = self.began.elapsed();
-                let said = "drained: so many connections accepted meanwhile, so many cut at the deadline, the longest stayed so long";
                 if cut > 0 {
-                    tracing::warn!(accepted, cut, ?longest, ?took, "{said}");
+                    tracing::warn!(accepted, cut, ?longest, ?took, "drained; connections were cut at the deadline");
                 } else {
-                    tracing::info!(accepted, cut, ?longest, ?took, "{said}");
+                    tracing::info!(accepted, cut, ?longest, ?took, "drained");
                 }
                 exit
             }
