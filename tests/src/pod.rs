@@ -23,7 +23,8 @@ impl Pod {
     /// It cannot be made.
     pub fn new() -> Result<Self> {
         // It ends by itself too, should the test be killed.
-        let hold = "ip link set lo up && echo ready && exec sleep 900";
+        // Settings come from this machine's, which forwards once somebody has run a container on it; pods do not.
+        let hold = "echo 0 > /proc/sys/net/ipv4/ip_forward; ip link set lo up && echo ready && exec sleep 900";
         let mut holder = Command::new("unshare").args(["--net", "sh", "-c", hold]).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         BufReader::new(holder.stdout.take().ok_or("no stdout")?).read_line(&mut line)?;
