@@ -2,8 +2,8 @@
 //!
 //! Draining begins with SIGTERM or `POST /drain`: weir is not ready any more, says goodbye to whoever calls the app, and
 //! still accepts for a while, because load balancers and other proxies take their time to notice. What the app itself
-//! calls stays fully open until the app is gone, or, where weir has not started it, until nothing comes in any more. Only
-//! then is that drained too. A second signal ends everything at once.
+//! calls stays fully open until the app is gone, or, where weir has not started it, until nothing comes in any more; with
+//! [`OnSigterm::Wait`] until nobody else has sockets here. Only then is that drained too. A second signal ends everything at once.
 //!
 //! What breaks if this is changed carelessly: every rollout, in a way that no single machine shows.
 
