@@ -192,7 +192,7 @@ impl App {
             Some(drain) => drain,
             None => Drain::begin(&self.shared).await,
         };
-        let exit = drain.finish(&self.shared, self.sockets, child, signals, (manner, leaving), exit).await;
+        let exit = drain.finish(&self.shared, self.sockets, child, (signals, self.asked), (manner, leaving), exit).await;
         if let Some(log) = &*self.shared.access_log.load() {
             log.flush(Duration::from_secs(2));
         }

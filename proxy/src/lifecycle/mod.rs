@@ -47,7 +47,12 @@ pub struct Leaving {
 impl Leaving {
     /// When all must be over, for a drain that began at `began`.
     fn deadline(&self, began: Instant, now: Instant, configured: Duration) -> Instant {
-        let granted = self.grace.and_then(|grace| began.checked_add(grace.saturating_sub((grace / 5).min(MARGIN))));
+        let granted = self.grace.and_then(|grace| {
+            // Whoever grants it has not seen a goodbye that is longer ago: weir would not run any more.
+            let counted = began.checked_add(grace)?.checked_add(MARGIN)?;
+            let since = if counted < now { now } else { began };
+            since.checked_add(grace.saturating_sub((grace / 5).min(MARGIN)))
+        });
         match granted {
             None => now + configured,
             // What is left when somebody waited long is little, but not nothing.
@@ -93,7 +98,7 @@ pub enum Ask {
     Reload,
     /// Say goodbye, but stay (`POST /drain`, for preStop hooks).
     Drain,
-    /// The app is gone: finish and leave (`POST /shutdown`, SIGINT).
+    /// The app is gone: finish and leave (`POST /shutdown`, SIGINT). Said while weir leaves: nobody need be waited for any more.
     Leave,
     /// What [`OnSigterm`] says (SIGTERM).
     Terminate,
@@ -261,10 +266,11 @@ impl Drain {
         shared: &Arc<Shared>,
         mut sockets: Sockets,
         mut app: Option<App>,
-        mut signals: Signals,
+        (mut signals, asked): (Signals, mpsc::Receiver<Ask>),
         (manner, leaving): (Manner, Leaving),
         mut exit: u8,
     ) -> u8 {
+        let mut hurry = Hurry { asked: Some(asked) };
         let (min, deadline) = {
             let snapshot = &shared.store.load().snapshot;
             // The time of grace counts from the goodbye, which may be long ago; the limit from when weir is told to leave.
@@ -273,7 +279,7 @@ impl Drain {
         let going = async {
             if manner.patient {
                 let rest = (self.began + min).saturating_duration_since(Instant::now()).min(left(deadline));
-                if let Some(code) = stay(rest, &mut app).await {
+                if let Some(code) = stay(rest, &mut app, &mut hurry).await {
                     exit = code;
                     app = None;
                 }
@@ -291,8 +297,14 @@ impl Drain {
                         app.ended().await
                     }
                 };
-            } else if manner.wait && tokio::time::timeout(before(deadline), neighbours::gone()).await.is_err() {
-                tracing::warn!("the app has not left; what it calls from now on is refused");
+            } else if manner.wait {
+                tokio::select! {
+                    () = neighbours::gone() => {}
+                    () = hurry.told() => tracing::info!("told that the app has left"),
+                    () = tokio::time::sleep(before(deadline)) => {
+                        tracing::warn!("the app has not left; what it calls from now on is refused");
+                    }
+                }
             }
             // While a copy is open here, the kernel would go on accepting for workers that do not.
             drop(sockets);
@@ -318,15 +330,40 @@ impl Drain {
     }
 }
 
-/// Waits; gives the app's exit code if it leaves by itself meanwhile.
-async fn stay(rest: Duration, app: &mut Option<App>) -> Option<u8> {
+/// Whether weir, which leaves already, has been told that nobody need be waited for.
+struct Hurry {
+    /// Where that is said; `None` once it was.
+    asked: Option<mpsc::Receiver<Ask>>,
+}
+
+impl Hurry {
+    /// Waits for that word; at once if it was said already.
+    async fn told(&mut self) {
+        let Some(asked) = &mut self.asked else { return };
+        loop {
+            match asked.recv().await {
+                Some(Ask::Leave) => break self.asked = None,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Waits until callers have had their time, or nobody need be waited for; gives the app's exit code if it leaves by itself
+/// meanwhile.
+async fn stay(rest: Duration, app: &mut Option<App>, hurry: &mut Hurry) -> Option<u8> {
     let gone = async {
         match app {
             Some(app) => app.ended().await,
             None => std::future::pending().await,
         }
     };
-    tokio::time::timeout(rest, gone).await.ok()
+    tokio::select! {
+        code = gone => Some(code),
+        () = hurry.told() => None,
+        () = tokio::time::sleep(rest) => None,
+    }
 }
 
 /// The app is killed this long before the deadline, so that what was in flight can still be ended in order.
@@ -405,6 +442,10 @@ mod tests {
         // The hook took all of it.
         assert_eq!(deadline(Some(1)), 3);
         assert_eq!(deadline(Some(0)), 3);
+        // A goodbye of long ago was nobody's hook.
+        let now = began + Duration::from_secs(600);
+        let leaving = Leaving { grace: Some(Duration::from_secs(30)), ..Leaving::default() };
+        assert_eq!(leaving.deadline(began, now, Duration::from_secs(25)).duration_since(now).as_secs(), 25);
         assert_eq!(deadline(Some(u64::MAX)), 27);
     }
 }

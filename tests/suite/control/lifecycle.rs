@@ -19,6 +19,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test("control::lifecycle::a_listener_that_comes_during_a_drain", a_listener_that_comes_during_a_drain),
         test("control::lifecycle::who_has_just_connected_is_served", who_has_just_connected_is_served),
         test("control::lifecycle::interrupt_does_not_wait", interrupt_does_not_wait),
+        test("control::lifecycle::shutdown_is_heard_while_it_leaves", shutdown_is_heard_while_it_leaves),
         test("control::lifecycle::the_app_is_started_and_its_code_passed_on", the_app_is_started_and_its_code_passed_on),
         test("control::lifecycle::the_app_is_told_after_its_callers", the_app_is_told_after_its_callers),
         test("control::lifecycle::wait_and_health", wait_and_health),
@@ -123,6 +124,22 @@ async fn drain_and_shutdown_by_request() -> Result {
     same!(post(&weir, "/shutdown").await?, 202);
     same!(weir.ended(Duration::from_secs(5)).await?, 0);
     holds!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    Ok(())
+}
+
+/// Who waits for an app that is said to be gone, or for callers who are not needed any more, is told so.
+async fn shutdown_is_heard_while_it_leaves() -> Result {
+    let (app, other) = (Quick::text("app").await?, Quick::text("other").await?);
+    for (means, min) in [("drain", "9s"), ("wait", "9s"), ("wait", "0s")] {
+        let mut weir = Weir::start_with(&both(app.address, other.address, min), &[("WEIR_ON_SIGTERM", means)]).await?;
+        weir.signal(libc::SIGTERM);
+        draining(&weir).await?;
+        same!(post(&weir, "/drain").await?, 202, "it does already");
+        same!(raw::get(weir.address("out"), "other", "/").await?.status, 200);
+        same!(post(&weir, "/shutdown").await?, 202);
+        // With `wait`, this process has sockets beside weir all the time.
+        same!(weir.ended(Duration::from_secs(5)).await?, 0, "{means} {min}");
+    }
     Ok(())
 }
 
