@@ -89,22 +89,32 @@ type Change<'c> = dyn FnMut(&mut Node, Kind, String) -> Result<Option<Done>, Vec
 fn each(documents: &mut [Document], change: &mut Change<'_>) -> Result<Vec<Done>, Vec<String>> {
     let (mut done, mut mistakes) = (Vec::new(), Vec::new());
     for root in documents.iter_mut().filter_map(|document| document.root.as_mut()) {
-        object(root, change, &mut done, &mut mistakes);
+        object(root, None, change, &mut done, &mut mistakes);
     }
     if mistakes.is_empty() { Ok(done) } else { Err(mistakes) }
 }
 
-fn object(node: &mut Node, change: &mut Change<'_>, done: &mut Vec<Done>, mistakes: &mut Vec<String>) {
-    let Some(kind) = node.get("kind").and_then(Node::as_text).map(str::to_owned) else { return };
-    if kind == "List" || kind.strip_suffix("List").is_some_and(|kind| KINDS.iter().any(|(known, _)| *known == kind)) {
+/// What an object is, where it does not say so itself: items of a list of their kind need not.
+struct Known<'k> {
+    kind: &'k str,
+    version: &'k str,
+}
+
+fn object(node: &mut Node, list: Option<&Known<'_>>, change: &mut Change<'_>, done: &mut Vec<Done>, mistakes: &mut Vec<String>) {
+    let says = |key| node.get(key).and_then(Node::as_text).map(str::to_owned);
+    let Some(kind) = says("kind").or_else(|| list.map(|list| list.kind.to_owned())) else { return };
+    let version = says("apiVersion").or_else(|| list.map(|list| list.version.to_owned())).unwrap_or_default();
+    let of_kind = kind.strip_suffix("List").and_then(|kind| KINDS.iter().find(|(known, _)| *known == kind));
+    if kind == "List" || of_kind.is_some() {
+        let known = of_kind.map(|(kind, _)| Known { kind, version: &version });
         if let Some(Node::List(items, _)) = node.get_mut("items") {
             for item in items {
-                object(&mut item.value, change, done, mistakes);
+                object(&mut item.value, known.as_ref(), change, done, mistakes);
             }
         }
         return;
     }
-    let Some((_, path)) = KINDS.iter().find(|(known, _)| *known == kind && is_builtin(node)) else { return };
+    let Some((_, path)) = KINDS.iter().find(|(known, _)| *known == kind && is_builtin(&version)) else { return };
     let what = format!("{}/{}", kind.to_ascii_lowercase(), name(node));
     let mut pod = Some(node);
     for key in *path {
@@ -121,8 +131,7 @@ fn object(node: &mut Node, change: &mut Change<'_>, done: &mut Vec<Done>, mistak
 }
 
 /// Whether it is of one of the groups that Kubernetes comes with: others have Deployments and Jobs too.
-fn is_builtin(node: &Node) -> bool {
-    let version = node.get("apiVersion").and_then(Node::as_text).unwrap_or_default();
+fn is_builtin(version: &str) -> bool {
     matches!(version.split_once('/').map_or("", |(group, _)| group), "" | "apps" | "batch")
 }
 

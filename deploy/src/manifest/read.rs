@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use granit_parser::{Event, Parser, Placement, ScalarStyle, ScanError, StructureStyle};
+use granit_parser::{Event, Parser, Placement, ScalarStyle, ScanError, StructureStyle, Tag};
 
 use super::{Document, Entry, Item, Node, Scalar, Style};
 
@@ -53,8 +53,11 @@ pub fn read(text: &str) -> Result<Vec<Document>, Mistake> {
             Event::StreamEnd => break,
             _ => {}
         }
+        // What stands behind a document belongs to it, and what stands before the first one to that.
+        if let Some(last) = documents.last_mut() {
+            last.comments.append(&mut reader.comments);
+        }
     }
-    // Comments behind everything belong to the last document.
     match documents.last_mut() {
         Some(last) => last.comments.append(&mut reader.comments),
         None if !reader.comments.is_empty() => documents.push(Document { comments: reader.comments, root: None }),
@@ -156,11 +159,16 @@ impl<'t> Reader<'t> {
         }
         let (anchor, node) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                // Words with a meaning stand on one line.
-                let is_text = style != ScalarStyle::Plain || tag.is_some() || text.contains('\n');
+                let is_text = match tag {
+                    Some(tag) => self.tagged(&tag, &text)?,
+                    // Words with a meaning stand on one line.
+                    None => style != ScalarStyle::Plain || text.contains('\n'),
+                };
                 let comment = self.behind();
                 (anchor, Node::Scalar(Scalar { text: text.into_owned(), is_text, comment }))
             }
+            Event::SequenceStart(.., Some(tag)) if !tag.is_yaml_core_schema_tag("seq") => return self.unknown(&tag),
+            Event::MappingStart(.., Some(tag)) if !tag.is_yaml_core_schema_tag("map") => return self.unknown(&tag),
             Event::SequenceStart(style, anchor, _) => {
                 let items = self.items(depth)?;
                 let fits = items.iter().all(|item| item.comments.is_empty() && fits_a_line(&item.value));
@@ -184,6 +192,21 @@ impl<'t> Reader<'t> {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+
+    /// Whether a value is text by its tag, which is not written again: what it says can be said without.
+    fn tagged(&self, tag: &Tag, text: &str) -> Result<bool, Mistake> {
+        let is_word = text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        let is_core = |suffixes: &[&str]| suffixes.iter().any(|suffix| tag.is_yaml_core_schema_tag(suffix));
+        match () {
+            () if is_core(&["str"]) || (tag.handle().is_empty() && tag.suffix() == "!") => Ok(true),
+            () if is_core(&["int", "float", "bool", "null"]) && is_word => Ok(false),
+            () => self.unknown(tag),
+        }
+    }
+
+    fn unknown<T>(&self, tag: &Tag) -> Result<T, Mistake> {
+        self.fail(format!("`{}{}` is no tag for manifests; write the value without it", tag.original_handle(), tag.suffix()))
     }
 
     fn items(&mut self, depth: usize) -> Result<Vec<Item>, Mistake> {

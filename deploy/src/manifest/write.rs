@@ -3,13 +3,17 @@
 use std::fmt::Write;
 
 use super::read::{LONGEST_LINE, is_mark};
-use super::{Document, Node, Scalar, Style};
+use super::{Document, Entry, Node, Scalar, Style};
+
+/// A longer key needs a mark before it (YAML 1.2.2, section 7.4.2: 1024 characters).
+const LONGEST_KEY: usize = 1000;
 
 /// The text of documents.
 pub fn write(documents: &[Document]) -> String {
     let mut out = String::new();
     for (place, document) in documents.iter().enumerate() {
-        if place > 0 {
+        // Before a first one that says nothing too, or its comments would be those of the next.
+        if place > 0 || document.root.is_none() && documents.len() > 1 {
             out.push_str("---\n");
         }
         match &document.root {
@@ -44,9 +48,7 @@ fn block(out: &mut String, node: &Node, depth: usize) {
             for entry in entries {
                 comments(out, &entry.comments, depth);
                 indent(out, depth);
-                scalar(out, &entry.key);
-                out.push(':');
-                value(out, &entry.value, depth, Some(&entry.key));
+                entry_of_block(out, entry, depth);
             }
         }
         Node::List(items, _) => {
@@ -70,6 +72,22 @@ fn block(out: &mut String, node: &Node, depth: usize) {
         }
         Node::Scalar(_) => {}
     }
+}
+
+fn entry_of_block(out: &mut String, entry: &Entry, depth: usize) {
+    let mut key = String::new();
+    scalar(&mut key, &entry.key);
+    if key.chars().count() <= LONGEST_KEY {
+        out.push_str(&key);
+        out.push(':');
+        return value(out, &entry.value, depth, Some(&entry.key));
+    }
+    out.push_str("? ");
+    out.push_str(&key);
+    behind(out, entry.key.comment.as_deref());
+    indent(out, depth);
+    out.push(':');
+    value(out, &entry.value, depth, None);
 }
 
 /// What stands behind a key or a dash. Lists stand under their key, not behind it, as in most manifests.
@@ -176,9 +194,7 @@ fn scalar(out: &mut String, scalar: &Scalar) {
 
 /// Whether text can stand as a block of lines.
 fn is_block(text: &str) -> bool {
-    let printable = |c: char| {
-        c == '\n' || c == '\t' || (!c.is_control() && c != '\u{feff}' && c != '\u{2028}' && c != '\u{2029}' && c != '\u{85}')
-    };
+    let printable = |c: char| c == '\n' || c == '\t' || !needs_escape(c);
     text.trim_end_matches('\n').contains('\n')
         && text.chars().all(printable)
         && !text.starts_with([' ', '\t', '\n'])
@@ -214,9 +230,13 @@ fn is_harmless(text: &str) -> bool {
     begins && !text.ends_with(' ') && text.chars().all(fits) && !WORDS.contains(&text.to_ascii_lowercase().as_str())
 }
 
+/// What no YAML text may have as it is, or what ends a line for some who read it.
+fn needs_escape(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
 fn quoted(out: &mut String, text: &str) {
-    if !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{85}')) && text.contains('"')
-    {
+    if text.contains('"') && !text.chars().any(needs_escape) {
         let _ = write!(out, "'{}'", text.replace('\'', "''"));
         return;
     }
@@ -228,7 +248,7 @@ fn quoted(out: &mut String, text: &str) {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
+            c if needs_escape(c) => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
             c => out.push(c),
@@ -326,6 +346,25 @@ spec:
     }
 
     #[test]
+    fn tags_are_said_without_them() {
+        let text = "a: !!int '5'\nb: !!str 5\nc: !!bool \"yes\"\nd: !!null ''\ne: !!map {f: !!seq [1]}\ng: ! 6\n";
+        let written = write(&read(text).unwrap());
+        assert_eq!(written, "a: 5\nb: \"5\"\nc: yes\nd:\ne: { f: [1] }\ng: \"6\"\n");
+    }
+
+    #[test]
+    fn comments_stay_in_their_document() {
+        for (text, written) in [
+            ("---\n# nothing\n---\na: 1\n# behind\n---\n# before\nb: 2\n", None),
+            ("# first\n---\na: 1\n", Some("# first\na: 1\n")),
+            ("# only\n", None),
+            ("---\na: 1\n# behind\n---\n# nothing\n---\nb: 2\n", Some("a: 1\n# behind\n---\n# nothing\n---\nb: 2\n")),
+        ] {
+            assert_eq!(write(&read(text).unwrap()), written.unwrap_or(text));
+        }
+    }
+
+    #[test]
     fn one_value_stays_one() {
         let text = "x: &cmd one, two\nargs: [--hosts, *cmd]\n";
         let written = write(&read(text).unwrap());
@@ -346,6 +385,11 @@ spec:
             "a:\n- b: c\n  d: [x, !--y: z\n  e: 1\n",
             "a: b\n\tc: d\n",
             "a: {b: c # d\ne: f\n",
+            // Tags that mean nothing to Kubernetes, or are not what they say.
+            "a: !Ref b\n",
+            "a: !!binary aGk=\n",
+            "a: !!int 'b: c'\n",
+            "a: !!set {b}\n",
         ] {
             assert!(read(text).is_err(), "{text}");
         }
@@ -368,8 +412,13 @@ spec:
     }
 
     fn nodes() -> impl Strategy<Value = Node> {
-        let words =
-            prop_oneof![any::<String>(), "[ -~\n]{0,12}", Just("- a".to_owned()), Just("a: b".to_owned()), Just("#x".to_owned())];
+        let words = prop_oneof![
+            any::<String>(),
+            "[ -~\n]{0,12}",
+            "[\u{fff0}-\u{ffff}\"\n]{1,4}",
+            Just("- a".to_owned()),
+            Just("a: b".to_owned())
+        ];
         let leaf = prop_oneof![
             words.prop_map(Node::text),
             any::<i32>().prop_map(Node::plain),
@@ -382,7 +431,7 @@ spec:
                     let items = items.into_iter().map(|value| Item { comments: Vec::new(), value }).collect();
                     Node::List(items, if flow { Style::Flow } else { Style::Block })
                 }),
-                prop::collection::btree_map("[a-z./:# -]{1,8}", inner, 0..5).prop_map(Node::map),
+                prop::collection::btree_map("[a-z./:# -]{1,8}|[a-z #]{990,1010}|é{2000}", inner, 0..5).prop_map(Node::map),
             ]
         })
     }
