@@ -9,6 +9,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+
+use super::out::Out;
 
 /// How long an app may take to leave.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,6 +23,7 @@ pub(super) struct Running {
     pub(super) line: Line,
     group: Option<Pid>,
     gone: mpsc::Receiver<()>,
+    out: Out,
 }
 
 /// What starts an app.
@@ -33,7 +37,7 @@ pub(super) struct Line {
 
 impl Running {
     /// Starts one. How it ended is sent to `ended`.
-    pub(super) fn start(line: Line, ended: mpsc::Sender<(String, String)>) -> anyhow::Result<Self> {
+    pub(super) fn start(line: Line, ended: mpsc::Sender<(String, String)>, out: &Out) -> anyhow::Result<Self> {
         let mut child = Command::new("sh")
             .args(["-c", &line.run])
             .current_dir(&line.dir)
@@ -45,23 +49,28 @@ impl Running {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{}: `{}` cannot be started in {}", line.name, line.run, line.dir.display()))?;
-        if let Some(out) = child.stdout.take() {
-            tokio::spawn(relay(line.name.clone(), out));
+        if let Some(from) = child.stdout.take() {
+            tokio::spawn(relay(line.name.clone(), from, out.clone()));
         }
-        if let Some(err) = child.stderr.take() {
-            tokio::spawn(relay(line.name.clone(), err));
+        if let Some(from) = child.stderr.take() {
+            tokio::spawn(relay(line.name.clone(), from, out.clone()));
         }
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let (done, gone) = mpsc::channel(1);
         tokio::spawn(wait(line.name.clone(), child, ended, done));
-        Ok(Self { line, group, gone })
+        Ok(Self { line, group, gone, out: out.clone() })
+    }
+
+    /// Whether it has ended by itself.
+    pub(super) fn has_ended(&mut self) -> bool {
+        matches!(self.gone.try_recv(), Err(TryRecvError::Disconnected))
     }
 
     /// Has it and all that it started leave, and waits for it.
     pub(super) async fn stop(mut self) {
         self.signal(Signal::TERM);
         if tokio::time::timeout(PATIENCE, self.gone.recv()).await.is_err() {
-            super::say(&format!("{} does not leave; it is killed", self.line.name));
+            self.out.say(format!("{} does not leave; it is killed", self.line.name));
             self.signal(Signal::KILL);
             self.gone.recv().await;
         }
@@ -87,12 +96,12 @@ async fn wait(name: String, mut child: Child, ended: mpsc::Sender<(String, Strin
 }
 
 /// Prints what an app says, a line at a time.
-async fn relay(name: String, from: impl AsyncRead + Unpin) {
+async fn relay(name: String, from: impl AsyncRead + Unpin, out: Out) {
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
     // What has no end is shown in pieces.
     while let Ok(1..) = (&mut from).take(LONGEST_LINE).read_until(b'\n', &mut line).await {
-        super::say(&format!("{name} | {}", String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])));
+        out.relay(format!("{name} | {}", String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']))).await;
         line.clear();
     }
 }

@@ -1,17 +1,17 @@
 //! `weir dev`: several services of one machine with a sidecar each, and the mesh between them, in one command: mutual TLS by an
 //! authority made for the occasion, names below `localhost`, and a file that is followed as it is saved. No privileges.
 //!
-//! `mesh` reads the file, `plan` turns it into configurations, `sidecar` and `command` are what runs. Here it is decided
-//! what is started, changed and stopped.
+//! `mesh` reads the file, `plan` turns it into configurations, `sidecar` and `command` are what runs, `out` is what is said.
+//! Here it is decided what is started, changed and stopped.
 
 mod command;
 mod mesh;
+mod out;
 mod plan;
 mod sidecar;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::ca::{Authority, write};
 use crate::lifecycle::{self, Signals};
 use command::{Line, Running};
 use mesh::{Mesh, Service};
+use out::Out;
 use plan::{Ports, YOU};
 use sidecar::Sidecar;
 
@@ -67,7 +68,8 @@ pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> a
         .with_context(|| format!("cannot read {}; `weir dev --example` prints one to begin with", dev.file.display()))?;
     let mut source = FileSource::new(&dev.file, &text);
     let (ended, mut ends) = mpsc::channel(64);
-    let mut running = Fleet::new(&dev, level, ended)?;
+    let out = Out::start()?;
+    let mut running = Fleet::new(&dev, level, ended, out.clone())?;
     if let Err(mistakes) = running.plan(&text) {
         report(&mistakes.0);
         return Ok(1);
@@ -86,17 +88,19 @@ pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> a
                         own = None;
                         break Ok(code);
                     }
-                    Some((name, how)) = ends.recv() => say(&format!("{name} has ended: {how}")),
+                    Some((name, how)) = ends.recv() => {
+                        out.say(format!("{name} has ended: {how}; it is started again when {} is saved", dev.file.display()));
+                    }
                     changed = source.changed() => match changed {
-                        Err(error) => say(&format!("{} cannot be read: {error}", dev.file.display())),
+                        Err(error) => out.say(format!("{} cannot be read: {error}", dev.file.display())),
                         Ok(text) => match running.plan(&text) {
                             Err(mistakes) => {
                                 report(&mistakes.0);
-                                say("everything goes on as it was");
+                                out.say("everything goes on as it was");
                             }
                             Ok(()) => match running.take(&text).await {
-                                Ok(()) => say(&format!("{} is in force", dev.file.display())),
-                                Err(error) => say(&format!("{error:#}")),
+                                Ok(()) => out.say(format!("{} is in force", dev.file.display())),
+                                Err(error) => out.say(format!("{error:#}")),
                             },
                         },
                     },
@@ -108,6 +112,7 @@ pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> a
         own.stop().await;
     }
     running.stop().await;
+    out.end().await;
     code
 }
 
@@ -130,18 +135,19 @@ struct Fleet<'d> {
     sidecars: BTreeMap<String, Sidecar>,
     commands: BTreeMap<String, Running>,
     ended: mpsc::Sender<(String, String)>,
+    out: Out,
 }
 
 /// A mesh and the configurations of its sidecars.
 type Plan = (Mesh, BTreeMap<String, String>);
 
 impl<'d> Fleet<'d> {
-    fn new(dev: &'d Dev, level: LogLevel, ended: mpsc::Sender<(String, String)>) -> anyhow::Result<Self> {
+    fn new(dev: &'d Dev, level: LogLevel, ended: mpsc::Sender<(String, String)>, out: Out) -> anyhow::Result<Self> {
         let (authority, _) = Authority::create(plan::TRUST_DOMAIN)?;
         let ports = Ports { entry: dev.entry, admin: dev.admin, base: dev.base };
         let dir = tempfile::Builder::new().prefix("weir-dev-").tempdir()?;
         let (sidecars, commands) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { dev, ports, level, dir, authority, mesh: None, sidecars, commands, ended })
+        Ok(Self { dev, ports, level, dir, authority, mesh: None, sidecars, commands, ended, out })
     }
 
     /// Starts all that a text has, and the command.
@@ -160,6 +166,7 @@ impl<'d> Fleet<'d> {
     fn planned(&self, text: &str) -> Result<Plan, Mistakes> {
         let mut mesh = mesh::read(text, &self.dev.remotes).map_err(Mistakes)?;
         mesh.assign(self.mesh.as_ref());
+        plan::ports_are_free(text, &mesh, self.ports).map_err(Mistakes)?;
         let mut texts = BTreeMap::new();
         for service in members(&mesh) {
             let name = service.map_or(YOU, |service| &*service.name);
@@ -203,10 +210,8 @@ impl<'d> Fleet<'d> {
         let lines: Vec<Line> = mesh.services.iter().filter_map(|service| self.line(&mesh, service)).collect();
         let stopped: Vec<String> = self
             .commands
-            .values()
-            .map(|running| running.line.clone())
-            .filter(|line| !lines.contains(line))
-            .map(|line| line.name)
+            .values_mut()
+            .filter_map(|running| (running.has_ended() || !lines.contains(&running.line)).then(|| running.line.name.clone()))
             .collect();
         for name in stopped {
             if let Some(command) = self.commands.remove(&name) {
@@ -215,7 +220,7 @@ impl<'d> Fleet<'d> {
         }
         for line in lines {
             if !self.commands.contains_key(&line.name) {
-                self.commands.insert(line.name.clone(), Running::start(line, self.ended.clone())?);
+                self.commands.insert(line.name.clone(), Running::start(line, self.ended.clone(), &self.out)?);
             }
         }
         Ok(())
@@ -246,7 +251,7 @@ impl<'d> Fleet<'d> {
             }
         };
         if tokio::time::timeout(PATIENCE, waited).await.is_err() {
-            say("not all apps listen yet; the command is started all the same");
+            self.out.say("not all apps listen yet; the command is started all the same");
         }
     }
 
@@ -304,7 +309,7 @@ impl<'d> Fleet<'d> {
             self.dir.path().display(),
             self.dev.file.display()
         ));
-        say(&said);
+        self.out.say(said);
     }
 
     /// Has everybody leave, apps first.
@@ -318,7 +323,7 @@ impl<'d> Fleet<'d> {
         sidecars.iter().for_each(Sidecar::tell_to_leave);
         for sidecar in sidecars {
             if let Err(error) = sidecar.left().await {
-                say(&format!("{error:#}"));
+                self.out.say(format!("{error:#}"));
             }
         }
     }
@@ -337,13 +342,6 @@ fn certify(authority: &Authority, dir: &Path, name: &str) -> anyhow::Result<()> 
     write(&dir.join("tls.key"), &issued.key, true)?;
     write(&dir.join("tls.crt"), &issued.certificate, false)?;
     write(&dir.join("ca.crt"), authority.root(), false)
-}
-
-/// Prints a line. Nobody may be reading any more.
-fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}");
-    let _ = out.flush();
 }
 
 /// A file to begin with.

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use weir_config::error::{Diagnostic, Diagnostics};
+use weir_config::error::{self, Diagnostic, Diagnostics};
 use weir_config::yaml;
 use weir_deploy::manifest::{self, Document, Node};
 
@@ -46,10 +46,42 @@ impl Ports {
     fn outbound(self, service: Option<&Service>) -> u16 {
         service.map_or(self.entry, |service| self.of(service.slot, 2))
     }
+    /// All that sidecars listen on, and whose.
+    fn of_sidecars(self, mesh: &Mesh) -> Vec<(u16, &str)> {
+        let here = mesh.services.iter().filter(|service| service.port().is_some());
+        let mut all = Vec::new();
+        for service in here.map(Some).chain([None]) {
+            let name = service.map_or(YOU, |service| &service.name);
+            let links = mesh.services.iter().map(|other| self.link(service, other));
+            let inbound = service.map(|service| self.inbound(service));
+            let ports = [self.admin(service), self.outbound(service)].into_iter().chain(inbound).chain(links);
+            all.extend(ports.map(|port| (port, name)));
+        }
+        all
+    }
     /// Where a service calls another whatever host it names.
     fn link(self, service: Option<&Service>, other: &Service) -> u16 {
         self.of(service.map_or(OUTSIDE, |service| service.slot), 10 + other.slot)
     }
+}
+
+/// No app listens where a sidecar does.
+///
+/// # Errors
+/// The apps that do.
+pub(super) fn ports_are_free(text: &str, mesh: &Mesh, ports: Ports) -> Result<(), Vec<Diagnostic>> {
+    let mut found = Diagnostics::default();
+    let (root, sidecars) = (error::Path::ROOT, ports.of_sidecars(mesh));
+    let services = root.key("services");
+    for service in &mesh.services {
+        let Some((_, whose)) = sidecars.iter().find(|(port, _)| Some(*port) == service.port()) else { continue };
+        found.error(&services.key(&service.name).key("port"), format!("the sidecar of {whose} listens there")).hint =
+            Some("take another port, or `--base-port`, `--port`, `--admin-port`".to_owned());
+    }
+    if let Some(tree) = yaml::parse(text, &mut Diagnostics::default()) {
+        found.locate(&tree);
+    }
+    if found.has_errors() { Err(found.into_sorted()) } else { Ok(()) }
 }
 
 /// The SPIFFE ID of a service.
@@ -180,14 +212,26 @@ fn local_hosts(root: &mut Node) {
     }
 }
 
-/// The name of a service's own route.
-fn route_of<'n>(root: &'n Node, service: &'n Service) -> Option<&'n str> {
-    let hosts =
-        |route: &Node| route.get("hosts").is_some_and(|hosts| hosts.items().any(|host| host.as_text() == Some(&*service.name)));
-    let route = root.get("routes")?.items().find(|route| hosts(route))?;
-    route.get("name").and_then(Node::as_text)
+/// Whether a route is for what services call.
+fn is_outbound(route: &Node) -> bool {
+    let listeners = route.get("listeners");
+    listeners.is_none_or(|listeners| listeners.items().any(|listener| listener.as_text() == Some("outbound")))
 }
 
+fn outbound_routes(root: &Node) -> impl Iterator<Item = &Node> {
+    root.get("routes").into_iter().flat_map(Node::items).filter(|route| is_outbound(route))
+}
+
+fn has_host(route: &Node, host: &str) -> bool {
+    route.get("hosts").is_some_and(|hosts| hosts.items().any(|known| known.as_text() == Some(host)))
+}
+
+/// The name of the route that speaks for a service.
+fn route_of<'n>(root: &'n Node, service: &Service) -> Option<&'n str> {
+    outbound_routes(root).find(|route| has_host(route, &service.name))?.get("name").and_then(Node::as_text)
+}
+
+/// A route for a service that has none, by hosts that no other route has.
 fn own_route(root: &mut Node, service: &Service) {
     if service.tcp || route_of(root, service).is_some() {
         return;
@@ -196,8 +240,18 @@ fn own_route(root: &mut Node, service: &Service) {
     if matches!(service.place, Place::Remote { .. }) {
         rule.set("rewrite", Node::map([("host", Node::text(host_of(service)))]));
     }
-    let hosts = [service.name.clone(), format!("{}.localhost", service.name)].map(Node::text);
-    let route = Node::map([("name", Node::text(&*service.name)), ("hosts", Node::list(hosts)), ("rules", Node::list([rule]))]);
+    let hosts = [service.name.clone(), format!("{}.localhost", service.name)];
+    let hosts = hosts.into_iter().filter(|host| !outbound_routes(root).any(|route| has_host(route, host))).map(Node::text);
+    let named = |name: &str| {
+        let mut routes = root.get("routes").into_iter().flat_map(Node::items);
+        routes.any(|route| route.get("name").and_then(Node::as_text) == Some(name))
+    };
+    let mut name = service.name.clone();
+    while named(&name) {
+        name.push_str("-itself");
+    }
+    let hosts = Node::list(hosts);
+    let route = Node::map([("name", Node::text(name)), ("hosts", hosts), ("rules", Node::list([rule]))]);
     if let Some(routes) = root.list_at("routes") {
         routes.push(route.into());
     }
@@ -308,6 +362,33 @@ routes:
         ] {
             assert!(variables.contains(&(name.to_owned(), value.to_owned())), "{name}: {variables:?}");
         }
+    }
+
+    #[test]
+    fn routes_that_only_look_like_those_of_a_service() {
+        for more in [
+            "  - { name: web, hosts: [shop.example], rules: [{ backends: [{ cluster: web }] }] }\n",
+            "  - { name: front, hosts: [web.localhost], rules: [{ backends: [{ cluster: cart }] }] }\n",
+            "  - { name: web, listeners: [inbound], hosts: ['*'], rules: [{ backends: [{ cluster: cart }] }] }\n",
+        ] {
+            let text = format!("{MESH}{more}");
+            for service in [None, mesh(&text).get("web")] {
+                let made = configuration(&text, &mesh(&text), service, PORTS, Path::new("/tmp/dev"));
+                assert!(made.is_ok(), "{more}: {made:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn apps_and_sidecars_do_not_share_ports() {
+        for (port, whose) in [(15001, "you"), (16001, "web"), (16114, "cart"), (20010, "you")] {
+            let text = MESH.replace("8081", &port.to_string());
+            let mistakes = ports_are_free(&text, &mesh(&text), PORTS).unwrap_err();
+            let said = mistakes[0].render("mesh.yaml");
+            assert!(said.starts_with("mesh.yaml:5:") && said.contains(&format!("the sidecar of {whose}")), "{said}");
+        }
+        let text = MESH.replace("8081", "16050");
+        assert!(ports_are_free(&text, &mesh(&text), PORTS).is_ok());
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test_with("deploy::dev::services_find_each_other_and_the_file_is_followed", &needs, services),
         test_with("deploy::dev::a_command_is_one_of_the_services", &needs, command),
         test_with("deploy::dev::what_is_wrong_is_said", &needs, mistakes),
+        test_with("deploy::dev::who_does_not_read_keeps_nobody", &needs, unread),
     ]
 }
 
@@ -124,6 +125,41 @@ async fn command() -> Result {
     let mut running = dev(dir.path(), &pod, &away)?;
     same!(running.wait(Duration::from_secs(20))?.code(), Some(8080 % 256));
     holds!(running.output()?.contains("503"), "{}", running.output()?);
+    Ok(())
+}
+
+/// Standard output leads to a pipe that is full; an app that has ended is started again by saving the file.
+async fn unread() -> Result {
+    let loud = "services: { loud: { port: 8080, run: 'yes' }, once: { port: 8081, run: 'echo up >>/tmp/once; exit 3' } }\n";
+    let (dir, pod) = place(loud)?;
+    let ups = dir.path().join("ups");
+    std::fs::create_dir(&ups)?;
+    std::fs::set_permissions(&ups, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    let file = dir.path().join("mesh.yaml");
+    let text = loud.replace("/tmp/once", &ups.join("once").display().to_string());
+    std::fs::write(&file, &text)?;
+    let mut command = pod.command("setpriv");
+    command.args(["--reuid", "4711", "--regid", "4711", "--clear-groups", "--no-new-privs"]).arg(dir.path().join("weir"));
+    command.arg("dev").arg(&file).current_dir("/").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let running = std::cell::RefCell::new(command.spawn()?);
+    let began = |times: usize| {
+        let said = std::fs::read_to_string(ups.join("once"));
+        said.is_ok_and(|said| said.lines().count() >= times)
+    };
+    until("it has begun", async || began(1)).await?;
+    let saved = std::cell::Cell::new(1);
+    until("it is started again", async || {
+        saved.set(saved.get() + 1);
+        let _ = std::fs::write(&file, format!("{text}# {}\n", saved.get()));
+        began(2)
+    })
+    .await?;
+    // SAFETY: kill touches no memory of ours, and the process is a child that nobody has waited for.
+    same!(unsafe { libc::kill(running.borrow().id().cast_signed(), libc::SIGINT) }, 0);
+    until("it has left", async || running.borrow_mut().try_wait().is_ok_and(|ended| ended.is_some())).await?;
+    let mut waited = Vec::new();
+    std::io::Read::read_to_end(&mut running.borrow_mut().stdout.take().ok_or("no pipe")?, &mut waited)?;
+    holds!(waited.len() > 60_000, "the pipe was full: {}", waited.len());
     Ok(())
 }
 
