@@ -58,9 +58,10 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result>,
 {
+    let called = name.to_owned();
     Trial::test(name.to_owned(), move || {
         let _shared = MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        run(body)
+        run(&called, body)
     })
 }
 
@@ -70,21 +71,28 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result>,
 {
+    let called = name.to_owned();
     Trial::test(name.to_owned(), move || {
         let _alone = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        run(body)
+        run(&called, body)
     })
 }
 
-fn run<F, Fut>(body: F) -> Outcome
+/// A test that takes longer says so.
+const LONG: std::time::Duration = std::time::Duration::from_secs(5);
+
+fn run<F, Fut>(name: &str, body: F) -> Outcome
 where
     F: FnOnce() -> Fut,
     Fut: Future<Output = Result>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let limit = limit();
+    let (limit, began) = (limit(), std::time::Instant::now());
     let ended = runtime.block_on(async { tokio::time::timeout(limit, body()).await });
     runtime.shutdown_background();
+    if began.elapsed() > LONG {
+        eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
+    }
     match ended {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Failed::from(error.to_string())),
