@@ -61,6 +61,11 @@ where
         self.out.written == 0
     }
 
+    /// How many bytes were written.
+    pub fn written(&self) -> u64 {
+        self.out.written
+    }
+
     /// The body, or what is left of it.
     pub fn body_mut(&mut self) -> &mut B {
         &mut self.body

@@ -19,6 +19,7 @@ use weir_config::snapshot::Cluster;
 
 use super::body::{Attempt, Source};
 use super::endpoint::Endpoint;
+use super::undelivered::is_undelivered;
 use super::{Failure, Outgoing, Progress, Waiting};
 use crate::error::Fault;
 use crate::h1::encode::{self, Addition};
@@ -221,20 +222,25 @@ impl Conversation {
                 Err(response::NotHttp) => return Poll::Ready(Err(Progress::Final.of(Fault::UpstreamProtocol))),
                 Ok(None) => {}
             }
-            let gone = match ready!(wire.poll_fill(cx)) {
-                Ok(0) => Fault::UpstreamClosed,
+            let (gone, closed) = match ready!(wire.poll_fill(cx)) {
+                Ok(0) => (Fault::UpstreamClosed, true),
                 Ok(_) => continue,
-                Err(error) => fault(&error),
+                Err(error) => (fault(&error), false),
             };
             let fault = if let Sending::Refused(fault) = self.sending { fault } else { gone };
-            return Poll::Ready(Err(self.died(wire).of(fault)));
+            return Poll::Ready(Err(self.died(wire, closed).of(fault)));
         }
     }
 
-    /// The connection ended before the head of the response was there.
-    fn died(&self, wire: &Wire) -> Progress {
+    /// The connection ended before the head of the response was there; `closed` in order.
+    fn died(&self, wire: &Wire, closed: bool) -> Progress {
         let at_once = self.sent_at.is_none_or(|at| at.elapsed() < super::REUSE_RACE);
-        if self.reused && !self.heard && wire.is_empty() && at_once { Progress::Stale } else { Progress::Sent }
+        if !self.reused || self.heard || !wire.is_empty() || !at_once {
+            return Progress::Sent;
+        }
+        // TLS has bytes of its own between those of the request.
+        let refused = closed && wire.is_plain() && wire.with_tcp(|tcp| is_undelivered(tcp, self.sender.written()));
+        if refused { Progress::Refused } else { Progress::Stale }
     }
 
     fn send(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Result<(), Failure> {

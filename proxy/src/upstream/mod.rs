@@ -11,6 +11,7 @@ pub mod h1;
 pub mod h2;
 pub mod informational;
 pub mod pump;
+mod undelivered;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -178,7 +179,7 @@ pub enum Progress {
     NotConnected,
     /// Nothing of it was written.
     Unsent,
-    /// The peer says that it was not processed.
+    /// The peer says that it was not processed, or its kernel has refused all of it.
     Refused,
     /// Written to a reused connection, which died at once and without a byte of a response.
     Stale,

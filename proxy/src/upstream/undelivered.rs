@@ -1,0 +1,117 @@
+//! What the kernel knows of bytes that a closed connection did not take: whether the peer's kernel has refused them all.
+//!
+//! An app that leaves closes its idle connections, and a request may cross that. Whether it has come to the app decides whether
+//! it may be sent to another one. A peer that closes what it has read acknowledges that with its end; what comes after its end
+//! is answered by a reset and never read. A reset alone proves nothing: what waits in the peer's kernel, or was read a moment
+//! ago, need not have been acknowledged yet. What breaks if this is changed carelessly: requests that are executed twice.
+
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+use tokio::net::TcpStream;
+
+/// `TCP_CLOSE` of the kernel's `tcp_states.h`: where the peer's end has been read, a reset has come behind it.
+const CLOSED: u8 = 7;
+
+/// Whether all of the last `written` bytes came behind the end of the peer, on a connection that was opened from here and whose
+/// end has been read. `false` where that is not known.
+pub(super) fn is_undelivered(socket: &TcpStream, written: u64) -> bool {
+    info(socket).is_some_and(|info| {
+        // The SYN is acknowledged as one byte.
+        let acked = info.tcpi_bytes_acked.saturating_sub(1);
+        let sent = info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans);
+        info.tcpi_state == CLOSED && written > 0 && sent.saturating_sub(acked) >= written
+    })
+}
+
+fn info(socket: &TcpStream) -> Option<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+    // SAFETY: the descriptor is open as long as `socket` is, and the kernel writes at most `length` bytes, which `info` has.
+    let done = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    // An old kernel writes less than there is to know (`tcpi_bytes_retrans`: Linux 4.19).
+    let needed = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_retrans) + size_of::<u64>();
+    // SAFETY: all of it was zeroed, and integers may be anything.
+    (done == 0 && length as usize >= needed).then(|| unsafe { info.assume_init() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (here, listener.accept().await.unwrap().0)
+    }
+
+    /// One exchange, as on a connection that is used again.
+    async fn exchanged() -> (TcpStream, TcpStream) {
+        let (mut here, mut there) = pair().await;
+        here.write_all(b"first").await.unwrap();
+        there.read_exact(&mut [0; 5]).await.unwrap();
+        there.write_all(b"answer").await.unwrap();
+        here.read_exact(&mut [0; 6]).await.unwrap();
+        (here, there)
+    }
+
+    /// Reads to the end, and judges as who forwards requests does: what was reset without an end is not looked at.
+    async fn judged(here: &mut TcpStream, written: u64) -> bool {
+        here.read_to_end(&mut Vec::new()).await.is_ok() && is_undelivered(here, written)
+    }
+
+    #[tokio::test]
+    async fn what_crosses_the_end_is_not_delivered() {
+        for length in [1, 300, 60_000] {
+            let (mut here, there) = exchanged().await;
+            drop(there);
+            here.write_all(&vec![b'x'; length]).await.unwrap();
+            assert!(judged(&mut here, length as u64).await, "{length}");
+            assert!(!is_undelivered(&here, length as u64 + 1), "{length}: more than was sent");
+            assert!(!is_undelivered(&here, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_read_is_not_called_undelivered() {
+        // Read, and ended in order.
+        let (mut here, mut there) = exchanged().await;
+        here.write_all(b"second").await.unwrap();
+        there.read_exact(&mut [0; 6]).await.unwrap();
+        drop(there);
+        assert!(!judged(&mut here, 6).await);
+        // In the peer's kernel, which resets: an app may have looked at it.
+        let (mut here, there) = exchanged().await;
+        here.write_all(b"second").await.unwrap();
+        there.readable().await.unwrap();
+        drop(there);
+        assert!(!judged(&mut here, 6).await);
+        // Read, and reset all the same.
+        let (mut here, mut there) = exchanged().await;
+        here.write_all(b"second").await.unwrap();
+        there.read_exact(&mut [0; 6]).await.unwrap();
+        SockRef::from(&there).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(there);
+        assert!(!judged(&mut here, 6).await);
+        // The first part was read, and the rest crossed the end.
+        let (mut here, mut there) = exchanged().await;
+        here.write_all(b"first").await.unwrap();
+        there.read_exact(&mut [0; 5]).await.unwrap();
+        drop(there);
+        here.write_all(b"second").await.unwrap();
+        assert!(!judged(&mut here, 11).await);
+        assert!(is_undelivered(&here, 6));
+        // It goes on.
+        let (mut here, _there) = exchanged().await;
+        here.write_all(b"second").await.unwrap();
+        assert!(!is_undelivered(&here, 6));
+    }
+}
