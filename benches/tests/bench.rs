@@ -15,8 +15,11 @@ use weir_benches::load::{Ask, own};
 use weir_benches::report::{Report, page};
 use weir_benches::scenario;
 
-/// weir as the suite has it built.
+/// weir as the suite has it: `WEIR_BIN`, or the one beside this test, built if need be.
 fn weir() -> PathBuf {
+    if let Some(path) = std::env::var_os("WEIR_BIN") {
+        return path.into();
+    }
     let own = std::env::current_exe().expect("this program has a path");
     let dir = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));

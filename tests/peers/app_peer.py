@@ -1,6 +1,6 @@
 """An app: HTTP/1.1 with keep-alive on a port, which at SIGTERM finishes what it has begun and leaves.
 
-    app_peer.py ADDRESS PORT [WORK_MS]
+    app_peer.py ADDRESS PORT [WORK_MS]   says at the end how many POSTs it has served
     app_peer.py calls URL                calls the URL without end; prints every answer, flushed; leaves 3 s after SIGTERM
 """
 
@@ -16,16 +16,17 @@ class App:
     def __init__(self, work):
         self.work = work
         self.leaving = False
-        self.idle = set()
+        self.posts = 0
+        self.idle = {}
         self.open = set()
 
     async def serve(self, reader, writer):
         self.open.add(writer)
         try:
             while not self.leaving:
-                self.idle.add(writer)
+                self.idle[writer] = reader
                 head = await reader.readuntil(b"\r\n\r\n")
-                self.idle.discard(writer)
+                self.idle.pop(writer, None)
                 length = 0
                 for line in head.split(b"\r\n")[1:]:
                     name, _, value = line.partition(b":")
@@ -35,13 +36,16 @@ class App:
                     await reader.readexactly(length)
                 if self.work:
                     await asyncio.sleep(self.work / 1000)
+                self.posts += head.startswith(b"POST ")
+                if head.startswith(b"GET /bye "):
+                    print("asked to say goodbye", file=sys.stderr, flush=True)
                 close = b"connection: close\r\n" if self.leaving else b""
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n" + close + b"\r\nok\n")
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError):
             pass
         finally:
-            self.idle.discard(writer)
+            self.idle.pop(writer, None)
             self.open.discard(writer)
             writer.close()
 
@@ -53,10 +57,13 @@ class App:
         await stop.wait()
         self.leaving = True
         server.close()
-        for writer in list(self.idle):
-            writer.close()
-        while self.open - self.idle:
+        # What has been read of a request will be answered.
+        for writer, reader in list(self.idle.items()):
+            if not reader._buffer:
+                writer.close()
+        while self.open - self.idle.keys() or any(reader._buffer for reader in self.idle.values()):
             await asyncio.sleep(0.01)
+        print(f"served {self.posts} posts", file=sys.stderr, flush=True)
 
 
 def calls(url):

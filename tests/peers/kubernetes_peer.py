@@ -2,9 +2,11 @@
 and Secrets. Prints its port; says what it was asked on standard error.
 
     kubernetes_peer.py
+    kubernetes_peer.py CERT KEY TOKEN     by HTTPS, for whoever has the token
 """
 
 import json
+import ssl
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +20,15 @@ class Server(BaseHTTPRequestHandler):
 
     def log_message(self, *said):
         print(self.command, self.path, file=sys.stderr, flush=True)
+
+    def parse_request(self):
+        if not super().parse_request():
+            return False
+        if TOKEN and self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self.close_connection = True
+            self.answer(401, {"kind": "Status", "message": "Unauthorized"})
+            return False
+        return True
 
     def answer(self, status, value):
         body = json.dumps(value).encode()
@@ -75,6 +86,11 @@ class Server(BaseHTTPRequestHandler):
         self.answer(200, found)
 
 
+TOKEN = sys.argv[3] if len(sys.argv) > 3 else None
 server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+if TOKEN:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[1], sys.argv[2])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 print(server.server_port, flush=True)
 server.serve_forever()

@@ -1,9 +1,10 @@
 """Judges manifests by other readers than our own.
 
     manifest_peer.py valid VERSION FILE...    by the OpenAPI schemas of that version of Kubernetes, strictly
-    manifest_peer.py same FILE OTHER          both mean the same, but for what is empty
+    manifest_peer.py same [FILE OTHER]...     both of each pair mean the same, but for what is empty
 """
 
+import functools
 import sys
 
 import yaml
@@ -14,7 +15,7 @@ BUILT_IN = ("", "apps", "batch", "autoscaling", "policy", "networking.k8s.io", "
 
 def objects(file):
     with open(file, encoding="utf-8") as text:
-        for document in yaml.safe_load_all(text):
+        for document in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             if document and document.get("kind") == "List":
                 yield from document["items"]
             elif document:
@@ -23,7 +24,10 @@ def objects(file):
 
 def valid(version, files):
     import kubernetes_validate
+    from kubernetes_validate import utils
 
+    # It would read all definitions again for each object.
+    utils.schema_contents = functools.cache(utils.schema_contents)
     count, wrong = 0, []
     for file in files:
         for one in objects(file):
@@ -47,7 +51,12 @@ def bare(value):
     return value
 
 
-def same(one, other):
+def same(files):
+    return any([differ(one, other) for one, other in zip(files[::2], files[1::2])])
+
+
+def differ(one, other):
+    print(one)
     one, other = bare(list(objects(one))), bare(list(objects(other)))
     if one == other:
         return False
@@ -58,4 +67,4 @@ def same(one, other):
     return True
 
 
-sys.exit(valid(sys.argv[2], sys.argv[3:]) if sys.argv[1] == "valid" else same(*sys.argv[2:4]))
+sys.exit(valid(sys.argv[2], sys.argv[3:]) if sys.argv[1] == "valid" else same(sys.argv[2:]))

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use weir_deploy::manifest::{self, Node};
 
 use crate::Result;
-use crate::pod::{Host, Network, Program};
+use crate::pod::{Host, Network, Program, command_in};
 
 /// A pod that runs. What is left of it ends with the value.
 pub struct Running {
     /// Its namespace and address.
     pub host: Host,
+    /// The number of the node's namespace.
+    node: u32,
     spec: Node,
     sidecars: Vec<Container>,
     containers: Vec<Container>,
@@ -117,7 +119,8 @@ impl Running {
         let spec = pod.get("spec").cloned().ok_or("no spec")?;
         let grace = text(&spec, "terminationGracePeriodSeconds").and_then(|text| text.parse().ok()).unwrap_or(30);
         let (host, grace) = (network.host(number)?, Duration::from_secs(grace));
-        let mut running = Self { host, spec, sidecars: Vec::new(), containers: Vec::new(), mounts, grace };
+        let mut running =
+            Self { host, node: network.node.id(), spec, sidecars: Vec::new(), containers: Vec::new(), mounts, grace };
         for node in containers(&pod, "initContainers") {
             if text(&node, "restartPolicy").as_deref() == Some("Always") {
                 let mut container = running.begin(node)?;
@@ -186,6 +189,13 @@ impl Running {
         let Some(hook) = container.at(&["lifecycle", name]) else { return Ok(()) };
         if let Some(seconds) = hook.at(&["sleep", "seconds"]).and_then(Node::as_text) {
             std::thread::sleep(Duration::from_secs(seconds.parse()?));
+            return Ok(());
+        }
+        if let Some(port) = hook.at(&["httpGet", "port"]).and_then(Node::as_text) {
+            let path = hook.at(&["httpGet", "path"]).and_then(Node::as_text).unwrap_or("/");
+            let url = format!("http://{}:{port}{path}", self.host.address);
+            // Whether anybody answers is an event for people to read; the pod leaves all the same.
+            let _ = command_in(self.node, "curl").args(["-s", "-m", "5", "-o", "/dev/null", &url]).status()?;
             return Ok(());
         }
         let line = hook.at(&["exec", "command"]).into_iter().flat_map(Node::items).filter_map(Node::as_text);

@@ -47,9 +47,7 @@ impl Pod {
 
     /// A command in it.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.id())).arg("--").arg(program.as_ref());
-        command
+        command_in(self.id(), program)
     }
 
     /// What a shell script in it prints.
@@ -64,6 +62,13 @@ impl Pod {
         }
         Err(format!("`{script}`: {}\n{said}{}", done.status, String::from_utf8_lossy(&done.stderr)).into())
     }
+}
+
+/// A command in the namespace that has this number.
+pub(crate) fn command_in(id: u32, program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/proc/{id}/ns/net")).arg("--").arg(program.as_ref());
+    command
 }
 
 impl Drop for Pod {

@@ -11,7 +11,7 @@ pub(super) const IDENTITY: &str = "/etc/weir-identity";
 /// Where weir finds the socket of the Workload API.
 pub(super) const WORKLOAD_API: &str = "/spiffe-workload-api";
 
-/// The configuration: everything passes through, counted and logged, in the mesh if the pod has an identity.
+/// The configuration: everything passes through and is counted, in the mesh if the pod has an identity.
 pub fn default(settings: &Settings) -> String {
     let mut text = String::from(
         "# Made by `weir inject`. For one of your own: the annotation weir.proxy/config, or a ConfigMap and weir.proxy/config-map.\n\

@@ -1,6 +1,7 @@
 //! As much of the Kubernetes API as the webhook needs: objects are read, made, and patched, one call at a time.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ impl Api {
         let config = trusting(&read(&self.account.join("ca.crt"))?)?;
         let name = ServerName::try_from(bare.to_owned()).context("its name is none")?;
         let stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await.context("no TLS")?;
-        exchange(stream, request).await
+        Box::pin(exchange(stream, request)).await
     }
 }
 
@@ -88,10 +89,12 @@ where
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(anyhow::Error::from_boxed)?;
         Ok((status, serde_json::from_slice(&body.to_bytes()).unwrap_or_default()))
     };
+    let mut asked = pin!(asked);
     tokio::select! {
         biased;
-        told = asked => told,
-        _ = connection => bail!("it closes the connection without an answer"),
+        told = &mut asked => told,
+        // The answer may have come with the end.
+        _ = connection => asked.await,
     }
 }
 

@@ -9,8 +9,8 @@ fuzz_target!(|text: &str| {
     let settings = Settings::default();
     let _ = review::answer(text.as_bytes(), &settings);
     let Ok(mut documents) = read(text) else { return };
-    // A document that is a word, or nothing, is no manifest, and comments find no place at it.
-    if documents.iter().any(|document| !matches!(document.root, Some(Node::Map(..)))) {
+    // A document that is a word or a list is no manifest, and comments find no place at it.
+    if documents.iter().any(|document| !matches!(document.root, None | Some(Node::Map(..)))) {
         return;
     }
     let written = write(&documents);

@@ -50,7 +50,8 @@ fn serves(port: u16, more: &str, annotations: &str) -> String {
 
 async fn an_app() -> Result {
     let network = Network::new()?;
-    let manifest = injected(&serves(8080, "", ""), &[])?;
+    let hook = "lifecycle: { preStop: { httpGet: { path: /bye, port: 8080 } } }";
+    let manifest = injected(&serves(8080, hook, ""), &[])?;
     let mut app = Running::start(&network, 2, &manifest, &[])?;
     app.wait_until_ready(&network)?;
     app.container("app").wait_for("serving")?;
@@ -62,6 +63,7 @@ async fn an_app() -> Result {
     let left = app.terminate()?;
     holds!(left.killed.is_empty() && left.took < Duration::from_secs(4), "{left:?}");
     holds!(app.said()?.contains("\"cut\":0"), "{}", app.said()?);
+    holds!(app.said()?.contains("asked to say goodbye"), "{}", app.said()?);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use weir_tests::kubelet::Running;
 use weir_tests::load::{Load, Tally};
 use weir_tests::peers::Peer;
 use weir_tests::pod::{Host, Network, within};
-use weir_tests::{Result, Trial, holds, soak, test_alone_with};
+use weir_tests::{Result, Trial, holds, same, soak, test_alone_with};
 
 use super::injected;
 use super::pods::{APP, pod, secrets};
@@ -120,17 +120,29 @@ impl Rollout {
     }
 }
 
-/// Five hundred requests a second, until told.
-fn load(client: &Host, stop: Arc<AtomicBool>) -> Result<std::thread::JoinHandle<Result<Tally>>> {
+const GET: &str = "GET / HTTP/1.1\r\nhost: shop\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nhost: shop\r\ncontent-length: 5\r\n\r\norder";
+
+/// Five hundred requests a second, until told; the second tally is that of POSTs.
+fn load(client: &Host, stop: Arc<AtomicBool>) -> Result<std::thread::JoinHandle<Result<[Tally; 2]>>> {
     let to = SocketAddr::from(([10, 96, 0, 10], 80));
     within(&client.pod, move || async move {
-        let load = Load { request: "GET / HTTP/1.1\r\nhost: shop\r\n\r\n".to_owned(), ..Load::new(to, 64) };
-        let running = load.pausing(Duration::from_millis(100)).start(|_, _| Ok(()));
+        let running = [GET, POST].map(|request| {
+            let load = Load { request: request.to_owned(), ..Load::new(to, 32) };
+            load.pausing(Duration::from_millis(100)).start(|_, _| Ok(()))
+        });
         while !stop.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        running.stop().await
+        let [gets, posts] = running;
+        [gets.stop().await, posts.stop().await]
     })
+}
+
+/// How many POSTs the app of a pod that has left was given.
+fn posts(said: &str) -> Result<usize> {
+    let line = said.lines().find_map(|line| line.strip_prefix("served ")?.strip_suffix(" posts"));
+    Ok(line.ok_or(format!("the app has not said how many: {said}"))?.parse()?)
 }
 
 async fn rolling(options: &'static [&'static str], tls: bool, more: &'static str) -> Result {
@@ -138,23 +150,39 @@ async fn rolling(options: &'static [&'static str], tls: bool, more: &'static str
     let stop = Arc::new(AtomicBool::new(false));
     let began = std::time::Instant::now();
     let running = load(&rollout.client.host, Arc::clone(&stop))?;
-    let mut reports = Vec::new();
+    let (mut reports, mut executed) = (Vec::new(), 0);
+    let mut left = |said: &str| -> Result {
+        executed += posts(said)?;
+        let report = said.lines().find(|line| line.contains("drained"));
+        reports.push(report.ok_or(format!("no report: {said}"))?.to_owned());
+        Ok(())
+    };
     let rolled = (|| -> Result {
         for _ in 0..rounds() * 3 {
             rollout.add()?;
             let (said, killed) = rollout.remove()?;
             holds!(killed.is_empty(), "{killed:?}: {said}");
-            let report = said.lines().find(|line| line.contains("drained")).map(str::to_owned);
-            reports.push(report.ok_or(format!("no report: {said}"))?);
+            left(&said)?;
         }
         Ok(())
     })();
     stop.store(true, Ordering::Relaxed);
-    let tally = running.join().map_err(|_| "the load failed")??;
+    let [gets, posts] = running.join().map_err(|_| "the load failed")??;
     rolled?;
-    let rate = tally.served as f64 / began.elapsed().as_secs_f64();
-    println!("{} requests at {rate:.0}/s, {} failed", tally.served, tally.failed.len());
-    holds!(tally.failed.is_empty(), "{} failed: {:?}\n{}", tally.failed.len(), tally.failed.first(), rollout.client.said()?);
+    let (served, failed) = (gets.served + posts.served, [gets.failed.clone(), posts.failed.clone()].concat());
+    let rate = served as f64 / began.elapsed().as_secs_f64();
+    println!("{served} requests at {rate:.0}/s, {} failed", failed.len());
+    // What an app closes without having read it is nobody's to do again, unless doing it twice is no harm.
+    let unread = if more.is_empty() { rounds() * 3 } else { 0 };
+    let is_well = gets.failed.is_empty() && posts.failed.len() <= unread;
+    holds!(is_well, "{} failed: {:?}\n{}", failed.len(), failed.first(), rollout.client.said()?);
+    // All is answered: what remains can leave, and says what it was given.
+    for (_, remaining) in &mut rollout.pods {
+        remaining.terminate()?;
+        left(&remaining.said()?)?;
+    }
+    // Answered means executed, and once: what was asked again had not been begun.
+    same!(executed, posts.served, "POSTs executed and answered");
     // Five hundred where nothing else runs; a busy machine has less for them.
     holds!(rate > 250.0, "{rate} requests a second");
     holds!(reports.iter().all(|report| report.contains("\"cut\":0") && report.contains("longest")), "{reports:?}");

@@ -19,6 +19,7 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         test_with("deploy::webhook::every_pod_gets_its_sidecar_and_nonsense_an_answer", &needs, reviews),
         test_with("deploy::webhook::its_own_certificate_is_known_to_the_api_server", &needs, own_certificate),
+        test_with("deploy::webhook::the_api_server_is_asked_as_a_pod_asks_it", &needs, as_a_pod),
     ]
 }
 
@@ -263,5 +264,42 @@ async fn own_certificate() -> Result {
     holds!(!said.ok && said.err.contains("must be https"), "{}", said.err);
     let said = super::weir(&["webhook"], "")?;
     holds!(!said.ok && said.err.contains("--cert"), "{}", said.err);
+    Ok(())
+}
+
+/// By HTTPS, with the token of a service account and its authority, and found by the variables that every pod has.
+async fn as_a_pod() -> Result {
+    let dir = tempfile::tempdir()?;
+    for name in ["api", "stranger"] {
+        openssl(
+            &format!(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name} -addext \
+                 subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE -keyout {name}.key -out {name}.crt"
+            ),
+            dir.path(),
+        )?;
+    }
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (_api, address) = peers::serve("kubernetes_peer.py", &[&file("api.crt"), &file("api.key"), "a-token"]).await?;
+    let account = |name: &str, token: &str, trusted: &str| -> Result<String> {
+        let account = dir.path().join(name);
+        std::fs::create_dir(&account)?;
+        std::fs::write(account.join("token"), format!("{token}\n"))?;
+        std::fs::copy(dir.path().join(trusted), account.join("ca.crt"))?;
+        Ok(account.display().to_string())
+    };
+    for (name, token, trusted, said) in [
+        ("member", "a-token", "api.crt", "the API server is told"),
+        ("guest", "another", "api.crt", "401"),
+        ("lost", "a-token", "stranger.crt", "no TLS"),
+    ] {
+        let mut command = Command::new(binary());
+        command.args(["webhook", "--json", "--listen", "127.0.0.1:0", "--own-certificate", "--service-account"]);
+        command.arg(account(name, token, trusted)?).env("KUBERNETES_SERVICE_HOST", address.ip().to_string());
+        command.env("KUBERNETES_SERVICE_PORT", address.port().to_string());
+        let mut program = Program::start(command)?;
+        program.wait_for(said)?;
+        holds!(!program.complaints()?.contains(token), "tokens are nobody's business: {}", program.complaints()?);
+    }
     Ok(())
 }
