@@ -177,9 +177,13 @@ async fn rolling(options: &'static [&'static str], tls: bool, more: &'static str
     let is_well = gets.failed.is_empty() && posts.failed.len() <= unread;
     holds!(is_well, "{} failed: {:?}\n{}", failed.len(), failed.first(), rollout.client.said()?);
     // All is answered: what remains can leave, and says what it was given.
-    for (_, remaining) in &mut rollout.pods {
-        remaining.terminate()?;
-        left(&remaining.said()?)?;
+    std::thread::scope(|scope| {
+        let leaving = rollout.pods.iter_mut().map(|(_, pod)| scope.spawn(|| pod.terminate().map_err(|error| error.to_string())));
+        let leaving: Vec<_> = leaving.collect();
+        leaving.into_iter().try_for_each(|one| one.join().map_err(|_| "a thread failed".to_owned())?.map(drop))
+    })?;
+    for (_, pod) in &rollout.pods {
+        left(&pod.said()?)?;
     }
     // Answered means executed, and once: what was asked again had not been begun.
     same!(executed, posts.served, "POSTs executed and answered");
