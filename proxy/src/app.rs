@@ -163,8 +163,9 @@ impl App {
                     break (Manner::AT_ONCE, code);
                 }
                 Event::Asked(Ask::Drain) => {
-                    if drain.is_none() {
-                        drain = Some(Drain::begin(&self.shared).await);
+                    match &mut drain {
+                        None => drain = Some(Drain::begin(&self.shared).await),
+                        Some(drain) => drain.again(),
                     }
                     continue;
                 }

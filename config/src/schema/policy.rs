@@ -21,8 +21,9 @@ pub struct Timeout {
     pub idle: Option<Limit>,
 }
 
-/// When a request is tried again. Without it, only what was provably not processed is: a failed connect moves on to
-/// another endpoint, a refused stream is sent again, and so is a request that met a dying reused connection.
+/// When a request is tried again. Without it, only what was not processed is: a failed connect moves on to another
+/// endpoint, a refused stream is sent again, and so is, once, a request whose reused connection ends within a second and
+/// without a byte of an answer, for such connections are closed for being idle.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {

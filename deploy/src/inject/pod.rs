@@ -60,6 +60,14 @@ pub(super) fn inject(
     let said = Said::new(pod.get("metadata"));
     let settings = said.apply(settings)?;
     let own_config = said.has("config");
+    warnings.extend(said.unknown());
+    match said.config() {
+        Some(_) if settings.config_map.is_some() => {
+            warnings.push(format!("`{PREFIX}config` is not looked at, for there is a ConfigMap"));
+        }
+        Some(text) => check(text)?,
+        None => {}
+    }
     if settings.redirect && settings.rules.uid.is_none() && settings.rules.gid.is_none() {
         return Err(vec!["the sidecar is known by its user or its group: leave one of `--uid` and `--gid`".to_owned()]);
     }
@@ -102,6 +110,19 @@ pub(super) fn inject(
         volumes.extend(made_volumes(&settings, own_config).into_iter().map(Item::from));
     }
     Ok(Outcome::Injected)
+}
+
+/// Whether weir will start with this configuration, and the kubelet find out.
+fn check(text: &str) -> Result<(), Vec<String>> {
+    let key = own("config");
+    let (_, snapshot) =
+        weir_config::load(text).map_err(|wrong| wrong.iter().map(|mistake| mistake.render(&key)).collect::<Vec<_>>())?;
+    if snapshot.bootstrap.probes.iter().any(|address| address.port() == PORT && !address.ip().is_loopback()) {
+        return Ok(());
+    }
+    Err(vec![format!(
+        "`{key}`: nobody could tell whether weir is ready: add `probes: {{ listen: [\"0.0.0.0:{PORT}\", \"[::]:{PORT}\"] }}`"
+    )])
 }
 
 /// A native sidecar and its rules come before everything, so that init containers are in the mesh too. With a classic one

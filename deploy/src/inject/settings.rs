@@ -4,12 +4,45 @@
 //! label. Our own come before them; of theirs the first in the table counts.
 
 use ipnet::IpNet;
+use weir_config::error::suggest;
 
 use crate::manifest::Node;
 use crate::redirect::options::{self, Options, Ports};
 
 /// What annotations of ours begin with.
 pub const PREFIX: &str = "weir.proxy/";
+
+/// All of them, behind that.
+const NAMES: [&str; 27] = [
+    "inject",
+    "image",
+    "pull-policy",
+    "native",
+    "config-map",
+    "config",
+    "redirect",
+    "log",
+    "rewrite-probes",
+    "identity-secret",
+    "workload-api",
+    "opaque-ports",
+    "wait-before-exit",
+    "cpu-request",
+    "cpu-limit",
+    "memory-request",
+    "memory-limit",
+    "include-inbound-ports",
+    "exclude-inbound-ports",
+    "include-outbound-ports",
+    "exclude-outbound-ports",
+    "include-outbound-cidrs",
+    "exclude-outbound-cidrs",
+    "preserve-source",
+    "exclude-interfaces",
+    // These are written by injection.
+    "status",
+    "default-config",
+];
 
 /// How pods get their sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +63,7 @@ pub struct Settings {
     pub resources: Resources,
     /// The level of weir's own log.
     pub log: Option<String>,
-    /// Whether weir makes the kubelet's probes of the app, and its HTTP hooks.
+    /// Whether weir makes the kubelet's probes of the app.
     pub rewrite_probes: bool,
     /// A Secret with `tls.crt`, `tls.key` and `ca.crt`, which is who weir is in the mesh.
     pub identity_secret: Option<String>,
@@ -178,6 +211,18 @@ impl<'n> Said<'n> {
         })
     }
 
+    /// Annotations of ours that mean nothing, each with what may be meant.
+    pub(super) fn unknown(&self) -> Vec<String> {
+        let keys = self.annotations.into_iter().flat_map(Node::entries).filter_map(|(key, _)| key.strip_prefix(PREFIX));
+        let unknown = keys.filter(|name| !NAMES.contains(name));
+        unknown.map(|name| format!("`{PREFIX}{name}` means nothing here; {}", suggest(name, NAMES))).collect()
+    }
+
+    /// What the configuration says that an annotation of ours has.
+    pub(super) fn config(&self) -> Option<&'n str> {
+        self.annotations?.get(&format!("{PREFIX}config"))?.as_text()
+    }
+
     /// Whether it says this by an annotation of ours.
     pub fn has(&self, name: &str) -> bool {
         self.annotations.and_then(|all| all.get(&format!("{PREFIX}{name}"))).is_some_and(|said| !said.is_null())
@@ -207,18 +252,18 @@ impl<'n> Said<'n> {
             ("image", &mut all.image as &mut dyn Place),
             ("pull-policy", &mut Policy(&mut all.pull_policy)),
             ("native", &mut all.native),
-            ("config-map", &mut all.config_map),
+            ("config-map", &mut Named(&mut all.config_map)),
             ("redirect", &mut all.redirect),
             ("log", &mut Level(&mut all.log)),
             ("rewrite-probes", &mut all.rewrite_probes),
-            ("identity-secret", &mut all.identity_secret),
-            ("workload-api", &mut all.workload_api),
+            ("identity-secret", &mut Named(&mut all.identity_secret)),
+            ("workload-api", &mut Named(&mut all.workload_api)),
             ("opaque-ports", &mut More(&mut all.opaque_ports)),
             ("wait-before-exit", &mut all.wait_before_exit),
-            ("cpu-request", &mut all.resources.cpu_request),
-            ("cpu-limit", &mut all.resources.cpu_limit),
-            ("memory-request", &mut all.resources.memory_request),
-            ("memory-limit", &mut all.resources.memory_limit),
+            ("cpu-request", &mut Amount(&mut all.resources.cpu_request)),
+            ("cpu-limit", &mut Amount(&mut all.resources.cpu_limit)),
+            ("memory-request", &mut Amount(&mut all.resources.memory_request)),
+            ("memory-limit", &mut Amount(&mut all.resources.memory_limit)),
             ("include-inbound-ports", &mut all.rules.include_inbound_ports),
             ("exclude-inbound-ports", &mut More(&mut all.rules.exclude_inbound_ports)),
             ("include-outbound-ports", &mut all.rules.include_outbound_ports),
@@ -289,10 +334,73 @@ struct Level<'p>(&'p mut Option<String>);
 
 impl Place for Level<'_> {
     fn take(&mut self, said: &str) -> Result<(), String> {
-        if !said.chars().all(|c| c.is_ascii_alphanumeric() || "_=,:-".contains(c)) {
-            return Err("write `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `weir=debug,info`".to_owned());
-        }
-        Place::take(self.0, said)
+        Place::take(self.0, &log_level(said)?)
+    }
+}
+
+/// The name of an object.
+struct Named<'p>(&'p mut Option<String>);
+
+impl Place for Named<'_> {
+    fn take(&mut self, said: &str) -> Result<(), String> {
+        Place::take(self.0, &object_name(said)?)
+    }
+}
+
+/// A quantity of Kubernetes.
+struct Amount<'p>(&'p mut Option<String>);
+
+impl Place for Amount<'_> {
+    fn take(&mut self, said: &str) -> Result<(), String> {
+        Place::take(self.0, &quantity(said)?)
+    }
+}
+
+/// A level of weir's log, or levels of its parts. Nothing is nothing said.
+///
+/// # Errors
+/// What it may be.
+pub fn log_level(said: &str) -> Result<String, String> {
+    let is_level = |word: &str| matches!(word, "off" | "error" | "warn" | "info" | "debug" | "trace");
+    let is_part = |word: &str| word.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
+    let fits = |word: &str| match word.split_once('=') {
+        Some((part, level)) => is_part(part) && is_level(level),
+        None => is_level(word),
+    };
+    match said.is_empty() || said.split(',').all(fits) {
+        true => Ok(said.to_owned()),
+        false => Err("write `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `weir=debug,info`".to_owned()),
+    }
+}
+
+/// The name of an object (RFC 1123, section 2.1, as Kubernetes has it). Nothing is nothing said.
+///
+/// # Errors
+/// What it may be.
+pub fn object_name(said: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+    let is_name = said.len() <= 253 && said.chars().all(fits) && !said.starts_with(['-', '.']) && !said.ends_with(['-', '.']);
+    is_name.then(|| said.to_owned()).ok_or("write a name: lower-case letters, digits, `-` and `.` between them".to_owned())
+}
+
+/// A quantity of Kubernetes. Nothing is nothing said.
+///
+/// # Errors
+/// What it may be.
+pub fn quantity(said: &str) -> Result<String, String> {
+    let number = said.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &said[number.len()..];
+    let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let is_number = |text: &str, dot: bool| {
+        text.bytes().any(|c| c.is_ascii_digit())
+            && text.bytes().all(|c| c.is_ascii_digit() || (dot && c == b'.'))
+            && text.matches('.').count() < 2
+    };
+    let is_unit =
+        matches!(unit, "" | "n" | "u" | "m" | "k" | "Ki" | "M" | "Mi" | "G" | "Gi" | "T" | "Ti" | "P" | "Pi" | "E" | "Ei");
+    match said.is_empty() || (is_unit && is_number(digits, true) && is_number(exponent.trim_start_matches(['+', '-']), false)) {
+        true => Ok(said.to_owned()),
+        false => Err("write a quantity such as `10m`, `0.5`, `24Mi` or `1Gi`".to_owned()),
     }
 }
 
@@ -372,5 +480,22 @@ impl Listed for IpNet {
 impl Listed for String {
     fn parse(word: &str) -> Result<Self, String> {
         Ok(word.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_names_and_levels() {
+        for right in ["", "1", "0.5", ".5", "100m", "24Mi", "1e3", "1E-3", "2E", "5Gi"] {
+            assert!(quantity(right).is_ok(), "{right}");
+        }
+        for wrong in ["lots", "m", "1MB", "1 Gi", "1.2.3", "1e", "-", "0x10", "1mi"] {
+            assert!(quantity(wrong).is_err(), "{wrong}");
+        }
+        assert!(object_name("csi.spiffe.io").is_ok() && object_name("A B").is_err() && object_name("-").is_err());
+        assert!(log_level("weir=debug,info").is_ok() && log_level("warn").is_ok() && log_level("loud").is_err());
     }
 }

@@ -196,9 +196,11 @@ impl<'t> Reader<'t> {
 
     /// Whether a value is text by its tag, which is not written again: what it says can be said without.
     fn tagged(&self, tag: &Tag, text: &str) -> Result<bool, Mistake> {
-        let is_word = text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        let is_word = text.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c));
         let is_core = |suffixes: &[&str]| suffixes.iter().any(|suffix| tag.is_yaml_core_schema_tag(suffix));
         match () {
+            // As go-yaml writes merge keys.
+            () if tag.suffix() == "merge" && text == "<<" => Ok(false),
             () if is_core(&["str"]) || (tag.handle().is_empty() && tag.suffix() == "!") => Ok(true),
             () if is_core(&["int", "float", "bool", "null"]) && is_word => Ok(false),
             () => self.unknown(tag),

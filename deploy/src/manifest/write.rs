@@ -347,6 +347,8 @@ spec:
 
     #[test]
     fn tags_are_said_without_them() {
+        let merged = write(&read("a: &a {x: 1}\nb: { !!merge <<: *a, y: 2 }\n").unwrap());
+        assert!(merged.ends_with("b:\n  x: 1\n  y: 2\n"), "{merged}");
         let text = "a: !!int '5'\nb: !!str 5\nc: !!bool \"yes\"\nd: !!null ''\ne: !!map {f: !!seq [1]}\ng: ! 6\n";
         let written = write(&read(text).unwrap());
         assert_eq!(written, "a: 5\nb: \"5\"\nc: yes\nd:\ne: { f: [1] }\ng: \"6\"\n");

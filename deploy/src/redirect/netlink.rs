@@ -234,14 +234,19 @@ fn decide(expressions: Attributes, code: &Attributes) -> Attributes {
 /// An address of the network header; `offsets` are where it stands in IPv4's and in IPv6's.
 fn address(expressions: Attributes, net: &IpNet, offsets: [u32; 2], is: bool) -> Attributes {
     let place = usize::from(matches!(net, IpNet::V6(_)));
-    let (bytes, mask) = match net {
+    let (mut bytes, mask) = match net {
         IpNet::V4(net) => (net.network().octets().to_vec(), net.netmask().octets().to_vec()),
         IpNet::V6(net) => (net.network().octets().to_vec(), net.netmask().octets().to_vec()),
     };
+    // Whole bytes are compared as such, as `nft` has it.
+    let is_whole = net.prefix_len() > 0 && net.prefix_len().is_multiple_of(8);
+    if is_whole {
+        bytes.truncate(usize::from(net.prefix_len() / 8));
+    }
     let length = u32::try_from(bytes.len()).unwrap_or_default();
     let expressions = compare(meta(expressions, 15), EQUAL, &[FAMILIES[place]]);
     let mut expressions = payload(expressions, 1, offsets[place], length);
-    if net.prefix_len() < net.max_prefix_len() {
+    if !is_whole {
         let bitwise = Attributes::default()
             .number(1, VALUE)
             .number(2, VALUE)

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use weir_deploy::inject::settings::{log_level, object_name, quantity};
 use weir_deploy::inject::{self, Done, Outcome, Settings};
 use weir_deploy::manifest::{self, Document};
 
@@ -18,7 +19,7 @@ const MOST: u64 = 64 << 20;
 #[derive(Debug, Args)]
 pub(super) struct Injection {
     /// The image of weir.
-    #[arg(long, value_name = "IMAGE", default_value = concat!("weir:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, value_name = "IMAGE", value_parser = clap::builder::NonEmptyStringValueParser::new(), default_value = concat!("weir:", env!("CARGO_PKG_VERSION")))]
     image: String,
     /// When the image is fetched: Always, IfNotPresent or Never. Default: as Kubernetes decides.
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
@@ -29,22 +30,22 @@ pub(super) struct Injection {
     classic: bool,
     /// A ConfigMap with `weir.yaml`. Default: the annotation `weir.proxy/config`, else a configuration that lets everything
     /// through.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = object_name)]
     config_map: Option<String>,
     /// Hand no connections over: the configuration says where the app listens and whom it calls.
     #[arg(long)]
     no_redirect: bool,
-    /// The level of weir's own log.
-    #[arg(long, value_name = "LEVEL")]
+    /// The level of the sidecars' own log.
+    #[arg(long, value_name = "LEVEL", value_parser = log_level)]
     log: Option<String>,
     /// Leave the app's probes as they are: the kubelet comes through the inbound listener like everybody else.
     #[arg(long)]
     keep_probes: bool,
     /// A Secret with `tls.crt`, `tls.key` and `ca.crt`: who the pods are in the mesh.
-    #[arg(long, value_name = "NAME", conflicts_with = "workload_api")]
+    #[arg(long, value_name = "NAME", conflicts_with = "workload_api", value_parser = object_name)]
     identity_secret: Option<String>,
     /// Who the pods are is told by the SPIFFE Workload API, whose socket this CSI driver mounts.
-    #[arg(long, value_name = "DRIVER", num_args = 0..=1, default_missing_value = "csi.spiffe.io")]
+    #[arg(long, value_name = "DRIVER", num_args = 0..=1, require_equals = true, default_missing_value = "csi.spiffe.io", value_parser = object_name)]
     workload_api: Option<String>,
     /// Ports on which the bytes are nobody's business, besides the usual ones.
     #[arg(long, value_delimiter = ',', value_name = "PORTS")]
@@ -53,16 +54,16 @@ pub(super) struct Injection {
     #[arg(long, value_name = "SECONDS")]
     wait_before_exit: Option<u32>,
     /// CPU to reserve.
-    #[arg(long, value_name = "QUANTITY", default_value = "10m")]
+    #[arg(long, value_name = "QUANTITY", default_value = "10m", value_parser = quantity)]
     cpu_request: String,
     /// The most CPU. Default: no limit.
-    #[arg(long, value_name = "QUANTITY")]
+    #[arg(long, value_name = "QUANTITY", value_parser = quantity)]
     cpu_limit: Option<String>,
     /// Memory to reserve.
-    #[arg(long, value_name = "QUANTITY", default_value = "24Mi")]
+    #[arg(long, value_name = "QUANTITY", default_value = "24Mi", value_parser = quantity)]
     memory_request: String,
     /// The most memory.
-    #[arg(long, value_name = "QUANTITY", default_value = "256Mi")]
+    #[arg(long, value_name = "QUANTITY", default_value = "256Mi", value_parser = quantity)]
     memory_limit: String,
     #[command(flatten)]
     rules: Rules,
@@ -100,11 +101,12 @@ impl Injection {
 /// Prints the manifests with a sidecar in every pod, and says on standard error what became of each.
 pub(super) fn inject(files: &[PathBuf], injection: Injection) -> anyhow::Result<ExitCode> {
     let settings = injection.settings()?;
-    let mut documents = read(files)?;
-    match inject::inject(&mut documents, &settings) {
+    let mut manifests = Manifests::read(files)?;
+    let before = manifests.documents.clone();
+    match inject::inject(&mut manifests.documents, &settings) {
         Ok(done) => {
-            report(&done);
-            Ok(super::print(&manifest::write(&documents)))
+            report(&done, "no pods here");
+            Ok(super::print(&manifests.text(&before)))
         }
         Err(mistakes) => bail!("nothing was injected\n  {}", mistakes.join("\n  ")),
     }
@@ -112,34 +114,52 @@ pub(super) fn inject(files: &[PathBuf], injection: Injection) -> anyhow::Result<
 
 /// Prints the manifests without sidecars.
 pub(super) fn uninject(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
-    let mut documents = read(files)?;
-    report(&inject::uninject(&mut documents));
-    Ok(super::print(&manifest::write(&documents)))
+    let mut manifests = Manifests::read(files)?;
+    let before = manifests.documents.clone();
+    report(&inject::uninject(&mut manifests.documents), "no sidecars here");
+    Ok(super::print(&manifests.text(&before)))
 }
 
-/// The documents of all files, one after the other; of standard input if there are none.
-fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
-    let stdin = [PathBuf::from("-")];
-    let mut documents = Vec::new();
-    for file in if files.is_empty() { &stdin[..] } else { files } {
-        let name = if file.as_os_str() == "-" { "standard input".to_owned() } else { file.display().to_string() };
-        let mut text = String::new();
-        let read = match file.as_os_str() == "-" {
-            true => std::io::stdin().take(MOST + 1).read_to_string(&mut text),
-            false => std::fs::File::open(file).and_then(|file| file.take(MOST + 1).read_to_string(&mut text)),
-        };
-        read.with_context(|| format!("cannot read {name}"))?;
-        if text.len() as u64 > MOST {
-            bail!("{name} is larger than {} MiB, which is no manifest", MOST >> 20);
+/// Manifests as they are, and as they were written.
+struct Manifests {
+    documents: Vec<Document>,
+    texts: Vec<String>,
+}
+
+impl Manifests {
+    /// Of all files, one after the other; of standard input if there are none.
+    fn read(files: &[PathBuf]) -> anyhow::Result<Self> {
+        let stdin = [PathBuf::from("-")];
+        let (mut documents, mut texts) = (Vec::new(), Vec::new());
+        for file in if files.is_empty() { &stdin[..] } else { files } {
+            let name = if file.as_os_str() == "-" { "standard input".to_owned() } else { file.display().to_string() };
+            let mut text = String::new();
+            let read = match file.as_os_str() == "-" {
+                true => std::io::stdin().take(MOST + 1).read_to_string(&mut text),
+                false => std::fs::File::open(file).and_then(|file| file.take(MOST + 1).read_to_string(&mut text)),
+            };
+            read.with_context(|| format!("cannot read {name}"))?;
+            if text.len() as u64 > MOST {
+                bail!("{name} is larger than {} MiB, which is no manifest", MOST >> 20);
+            }
+            documents.extend(manifest::read(&text).map_err(|mistake| anyhow::anyhow!("{name}: {mistake}"))?);
+            texts.push(text);
         }
-        documents.extend(manifest::read(&text).map_err(|mistake| anyhow::anyhow!("{name}: {mistake}"))?);
+        Ok(Self { documents, texts })
     }
-    Ok(documents)
+
+    /// What is to be printed: the very bytes of one text in which nothing has changed.
+    fn text(self, before: &[Document]) -> String {
+        match &self.texts[..] {
+            [text] if self.documents == before => text.clone(),
+            _ => manifest::write(&self.documents),
+        }
+    }
 }
 
-fn report(done: &[Done]) {
+fn report(done: &[Done], nothing: &str) {
     if done.is_empty() {
-        eprintln!("no pods here: everything is as it was");
+        eprintln!("{nothing}: everything is as it was");
     }
     for Done { what, outcome, warnings } in done {
         match outcome {

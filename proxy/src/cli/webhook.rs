@@ -13,18 +13,19 @@ use crate::webhook::{Certificate, serve};
 
 /// Where the webhook listens, and whose certificate it shows.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("shown").required(true).args(["cert", "own_certificate"]))]
 pub(super) struct Webhook {
     /// Where the API server calls; reviews are answered at `/inject`, and `/ready` tells whether it is.
     #[arg(long, default_value = "[::]:8443", value_name = "ADDRESS")]
     listen: SocketAddr,
     /// The chain of a certificate that somebody else makes and renews, cert-manager for one.
-    #[arg(long, requires = "key", value_name = "FILE", required_unless_present = "own_certificate")]
+    #[arg(long, requires = "key", value_name = "FILE")]
     cert: Option<PathBuf>,
     /// Its key.
     #[arg(long, requires = "cert", value_name = "FILE")]
     key: Option<PathBuf>,
     /// Make a certificate, keep its authority in a Secret, and tell the API server of it.
-    #[arg(long, conflicts_with = "cert")]
+    #[arg(long)]
     own_certificate: bool,
     /// With `--own-certificate`: the namespace of the service and the Secret.
     #[arg(long, env = "POD_NAMESPACE", default_value = "weir-system", value_name = "NAME")]
@@ -44,7 +45,7 @@ pub(super) struct Webhook {
     /// With `--own-certificate`: the directory of the service account.
     #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount", value_name = "DIR")]
     service_account: PathBuf,
-    /// The level of weir's own log.
+    /// The level of the webhook's own log.
     #[arg(long = "own-log", env = "WEIR_LOG", default_value = "info", value_name = "LEVEL")]
     level: String,
     /// Write weir's own log as JSON.

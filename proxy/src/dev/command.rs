@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,6 +26,8 @@ pub(super) struct Running {
     group: Option<Pid>,
     gone: mpsc::Receiver<()>,
     out: Out,
+    /// Whether it was told to leave.
+    told: Arc<AtomicBool>,
 }
 
 /// What starts an app.
@@ -57,8 +61,10 @@ impl Running {
         }
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let (done, gone) = mpsc::channel(1);
+        let told = Arc::new(AtomicBool::new(false));
+        let ended = Ended { to: ended, unless: Arc::clone(&told) };
         tokio::spawn(wait(line.name.clone(), child, ended, done));
-        Ok(Self { line, group, gone, out: out.clone() })
+        Ok(Self { line, group, gone, out: out.clone(), told })
     }
 
     /// Whether it has ended by itself.
@@ -68,6 +74,7 @@ impl Running {
 
     /// Has it and all that it started leave, and waits for it.
     pub(super) async fn stop(mut self) {
+        self.told.store(true, Ordering::Relaxed);
         self.signal(Signal::TERM);
         if tokio::time::timeout(PATIENCE, self.gone.recv()).await.is_err() {
             self.out.say(format!("{} does not leave; it is killed", self.line.name));
@@ -86,13 +93,21 @@ impl Running {
     }
 }
 
-async fn wait(name: String, mut child: Child, ended: mpsc::Sender<(String, String)>, done: mpsc::Sender<()>) {
+/// Where it is said that an app has ended by itself.
+struct Ended {
+    to: mpsc::Sender<(String, String)>,
+    unless: Arc<AtomicBool>,
+}
+
+async fn wait(name: String, mut child: Child, ended: Ended, done: mpsc::Sender<()>) {
     let how = match child.wait().await {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     };
     drop(done);
-    let _ = ended.send((name, how)).await;
+    if !ended.unless.load(Ordering::Relaxed) {
+        let _ = ended.to.send((name, how)).await;
+    }
 }
 
 /// Prints what an app says, a line at a time.

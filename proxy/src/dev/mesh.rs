@@ -84,6 +84,8 @@ const KEYS: [&str; 6] = ["port", "run", "dir", "env", "remote", "protocol"];
 /// Every mistake in `services`.
 pub(super) fn read(text: &str, remotes: &[(String, String)]) -> Result<Mesh, Vec<Diagnostic>> {
     let mut found = Diagnostics::default();
+    // Whatever else would be said of an empty text is said of a sidecar's configuration.
+    let text = if text.trim().is_empty() { "{}" } else { text };
     let Some(tree) = yaml::parse(text, &mut found) else { return Err(found.into_sorted()) };
     let root = Path::ROOT;
     for key in ["admin", "probes", "listeners", "identity", "workers"] {
@@ -155,11 +157,14 @@ fn service(name: &str, node: &Node, remotes: &[(String, String)], path: &Path<'_
     if let Some(url) = told.or_else(|| word(node, "remote", path, found)) {
         return remote(name, &url, tcp, &path.key("remote"), found);
     }
-    let port = match entry(node, "port").map(|node| &node.value) {
+    let said = entry(node, "port");
+    let port = match said.map(|node| &node.value) {
         Some(Value::Int(port)) => u16::try_from(*port).ok().filter(|port| *port > 0),
         _ => None,
     };
-    if port.is_none() {
+    if port.is_none() && said.is_some() {
+        found.error(&path.key("port"), "a port is a number from 1 to 65535");
+    } else if port.is_none() {
         found.error(&path.key("port"), "where does the app listen?").hint =
             Some("write `port: 8080`, or where it is elsewhere `remote: https://...`".to_owned());
     }
@@ -248,7 +253,7 @@ mod tests {
 
     #[test]
     fn every_mistake_has_its_line() {
-        let text = "services:\n  Web: { port: 1 }\n  a: { prot: 2 }\n  b: 7\n  c: { port: 1, protocol: udp }\n  d: { remote: ftp://x }\n  e: { port: 9, env: [] }\n";
+        let text = "services:\n  Web: { port: 1 }\n  a: { prot: 2 }\n  b: 7\n  c: { port: 1, protocol: udp }\n  d: { remote: ftp://x }\n  e: { port: 9, env: [] }\n  f: { port: 80810 }\n";
         let mistakes = read(text, &[]).unwrap_err();
         let said: Vec<String> = mistakes.iter().map(|mistake| mistake.render("mesh.yaml")).collect();
         for (line, word) in [
@@ -260,12 +265,15 @@ mod tests {
             (5, "listens there already"),
             (6, "tcp://host:port"),
             (7, "variables are a mapping"),
+            (8, "1 to 65535"),
         ] {
             assert!(
                 said.iter().any(|said| said.starts_with(&format!("mesh.yaml:{line}:")) && said.contains(word)),
                 "{line} {word}: {said:#?}"
             );
         }
-        assert!(read("routes: []\n", &[]).unwrap_err()[0].to_string().contains("needs services"));
+        for nothing in ["routes: []\n", "", "\n"] {
+            assert!(read(nothing, &[]).unwrap_err()[0].to_string().contains("needs services"));
+        }
     }
 }

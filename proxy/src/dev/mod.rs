@@ -89,7 +89,7 @@ pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> a
                         break Ok(code);
                     }
                     Some((name, how)) = ends.recv() => {
-                        out.say(format!("{name} has ended: {how}; it is started again when {} is saved", dev.file.display()));
+                        out.say(format!("{name} has ended: {how}; it is started again when {} changes", dev.file.display()));
                     }
                     changed = source.changed() => match changed {
                         Err(error) => out.say(format!("{} cannot be read: {error}", dev.file.display())),
@@ -214,7 +214,10 @@ impl<'d> Fleet<'d> {
             .filter_map(|running| (running.has_ended() || !lines.contains(&running.line)).then(|| running.line.name.clone()))
             .collect();
         for name in stopped {
-            if let Some(command) = self.commands.remove(&name) {
+            if let Some(mut command) = self.commands.remove(&name) {
+                if !command.has_ended() && lines.iter().any(|line| line.name == name) {
+                    self.out.say(format!("{name} is started anew: its command or its variables have changed"));
+                }
                 command.stop().await;
             }
         }
@@ -259,6 +262,9 @@ impl<'d> Fleet<'d> {
     fn command(&self) -> anyhow::Result<Option<lifecycle::App>> {
         let (Some(mesh), [program, ..]) = (&self.mesh, &self.dev.command[..]) else { return Ok(None) };
         let service = self.commanded(mesh)?;
+        if service.is_none() {
+            self.out.say("the command is none of the services; `--as SERVICE` makes it one");
+        }
         let variables = plan::environment(mesh, service, self.ports);
         let started = lifecycle::App::start_with(&self.dev.command, &variables);
         Ok(Some(started.with_context(|| format!("cannot start {}", program.display()))?))

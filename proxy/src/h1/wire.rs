@@ -39,6 +39,8 @@ pub struct Wire {
     queued: RefCell<Vec<u8>>,
     /// Whether the peer waits for `100 Continue`.
     awaits_continue: Cell<bool>,
+    /// Bytes that the socket has taken.
+    written: Cell<u64>,
     /// Whether the final response is being written: nothing may come between any more.
     answering: Cell<bool>,
     /// Whether somebody reads the body.
@@ -56,6 +58,7 @@ impl Wire {
             decoder: RefCell::new(Decoder::done()),
             queued: RefCell::new(Vec::new()),
             awaits_continue: Cell::new(false),
+            written: Cell::new(0),
             answering: Cell::new(false),
             has_reader: Cell::new(false),
             successor: RefCell::new(None),
@@ -276,10 +279,17 @@ impl Wire {
     pub fn poll_write(&self, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         ready!(self.poll_queued(cx))?;
         let mut stream = self.stream.borrow_mut();
-        match parts {
+        let written = ready!(match parts {
             [part] => Pin::new(&mut *stream).poll_write(cx, part),
             parts => Pin::new(&mut *stream).poll_write_vectored(cx, parts),
-        }
+        })?;
+        self.written.set(self.written.get() + written as u64);
+        Poll::Ready(Ok(written))
+    }
+
+    /// How many bytes of messages the socket has taken so far.
+    pub fn written(&self) -> u64 {
+        self.written.get()
     }
 
     /// Ready when everything that was written is on its way.

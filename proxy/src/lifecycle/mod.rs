@@ -245,6 +245,8 @@ fn code(status: ExitStatus) -> u8 {
 /// A drain under way.
 pub struct Drain {
     began: Instant,
+    /// When it was asked for last, which may be long after: by the hook of a platform that grants time from then on.
+    asked: Instant,
     accepted_before: u64,
 }
 
@@ -257,7 +259,13 @@ impl Drain {
             let _ = mailbox.send(Message::Goodbye).await;
         }
         tracing::info!("draining: not ready any more, and saying goodbye to callers");
-        Self { began: Instant::now(), accepted_before: accepted(shared) }
+        let now = Instant::now();
+        Self { began: now, asked: now, accepted_before: accepted(shared) }
+    }
+
+    /// It is asked for once more.
+    pub fn again(&mut self) {
+        self.asked = Instant::now();
     }
 
     /// Goes through the rest of it. Gives the exit code.
@@ -274,7 +282,7 @@ impl Drain {
         let (min, deadline) = {
             let snapshot = &shared.store.load().snapshot;
             // The time of grace counts from the goodbye, which may be long ago; the limit from when weir is told to leave.
-            (snapshot.drain_min, leaving.deadline(self.began, Instant::now(), snapshot.drain_deadline))
+            (snapshot.drain_min, leaving.deadline(self.asked, Instant::now(), snapshot.drain_deadline))
         };
         let going = async {
             if manner.patient {

@@ -227,7 +227,8 @@ impl Conversation {
                 Ok(_) => continue,
                 Err(error) => (fault(&error), false),
             };
-            let fault = if let Sending::Refused(fault) = self.sending { fault } else { gone };
+            // A write that met a reset takes what the read would have said of it.
+            let (fault, closed) = if let Sending::Refused(fault) = self.sending { (fault, false) } else { (gone, closed) };
             return Poll::Ready(Err(self.died(wire, closed).of(fault)));
         }
     }
@@ -239,7 +240,8 @@ impl Conversation {
             return Progress::Sent;
         }
         // TLS has bytes of its own between those of the request.
-        let refused = closed && wire.is_plain() && wire.with_tcp(|tcp| is_undelivered(tcp, self.sender.written()));
+        let refused =
+            closed && wire.is_plain() && wire.with_tcp(|tcp| is_undelivered(tcp, wire.written(), self.sender.written()));
         if refused { Progress::Refused } else { Progress::Stale }
     }
 

@@ -128,6 +128,24 @@ async fn command() -> Result {
     Ok(())
 }
 
+/// A `weir dev` that is told to leave, and has its time for that, however the test ends.
+struct Loud(std::process::Child);
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        for _ in 0..1000 {
+            if self.0.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return;
+            }
+            // SAFETY: kill touches no memory of ours, and the process is a child that nobody has waited for.
+            unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGTERM) };
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Standard output leads to a pipe that is full; an app that has ended is started again by saving the file.
 async fn unread() -> Result {
     let loud = "services: { loud: { port: 8080, run: 'yes' }, once: { port: 8081, run: 'echo up >>/tmp/once; exit 3' } }\n";
@@ -141,7 +159,8 @@ async fn unread() -> Result {
     let mut command = pod.command("setpriv");
     command.args(["--reuid", "4711", "--regid", "4711", "--clear-groups", "--no-new-privs"]).arg(dir.path().join("weir"));
     command.arg("dev").arg(&file).current_dir("/").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
-    let running = std::cell::RefCell::new(command.spawn()?);
+    // Whatever fails here, nobody must go on shouting.
+    let running = std::cell::RefCell::new(Loud(command.spawn()?));
     let began = |times: usize| {
         let said = std::fs::read_to_string(ups.join("once"));
         said.is_ok_and(|said| said.lines().count() >= times)
@@ -155,10 +174,10 @@ async fn unread() -> Result {
     })
     .await?;
     // SAFETY: kill touches no memory of ours, and the process is a child that nobody has waited for.
-    same!(unsafe { libc::kill(running.borrow().id().cast_signed(), libc::SIGINT) }, 0);
-    until("it has left", async || running.borrow_mut().try_wait().is_ok_and(|ended| ended.is_some())).await?;
+    same!(unsafe { libc::kill(running.borrow().0.id().cast_signed(), libc::SIGINT) }, 0);
+    until("it has left", async || running.borrow_mut().0.try_wait().is_ok_and(|ended| ended.is_some())).await?;
     let mut waited = Vec::new();
-    std::io::Read::read_to_end(&mut running.borrow_mut().stdout.take().ok_or("no pipe")?, &mut waited)?;
+    std::io::Read::read_to_end(&mut running.borrow_mut().0.stdout.take().ok_or("no pipe")?, &mut waited)?;
     holds!(waited.len() > 60_000, "the pipe was full: {}", waited.len());
     Ok(())
 }

@@ -138,7 +138,12 @@ async fn annotations() -> Result {
         (&["appmesh.k8s.aws/cpuRequest: 50m"], "cpu: \"50m\""),
         (&["weir.proxy/cpu-request: 1", "sidecar.istio.io/proxyCPU: 2"], "cpu: \"1\""),
         (&["weir.proxy/config-map: routes"], "configMap:\n      name: routes"),
-        (&["weir.proxy/config: 'listeners: []'"], "metadata.annotations['weir.proxy/config']"),
+        (
+            &[
+                "weir.proxy/config: '{probes: {listen: \"0.0.0.0:15020\"}, listeners: [{name: a, listen: \"127.0.0.1:1\", direction: outbound}]}'",
+            ],
+            "metadata.annotations['weir.proxy/config']",
+        ),
         (&["weir.proxy/identity-secret: tls"], "secretName: tls"),
         (&["weir.proxy/workload-api: csi.spiffe.io"], "driver: csi.spiffe.io"),
         (&["weir.proxy/native: \"false\""], "- /weir\n          - wait\n"),
@@ -167,6 +172,14 @@ async fn mistakes() -> Result {
         (&["weir.proxy/inject: perhaps"], &["neither `true` nor `false`"]),
         (&["weir.proxy/exclude-outbound-cidrs: ten"], &["not an address or range"]),
         (&["weir.proxy/redirect: \"false\""], &["weir.proxy/config-map"]),
+        (&["weir.proxy/config: 'foo: 1'"], &["weir.proxy/config:1:1", "foo"]),
+        (
+            &["weir.proxy/config: '{listeners: [{name: a, listen: \"127.0.0.1:1\", direction: outbound}]}'"],
+            &["weir.proxy/config", "add `probes:"],
+        ),
+        (&["weir.proxy/log: loud"], &["weir.proxy/log", "`debug`"]),
+        (&["weir.proxy/cpu-request: lots"], &["weir.proxy/cpu-request", "`10m`"]),
+        (&["weir.proxy/config-map: A B"], &["weir.proxy/config-map", "lower-case"]),
         (&["weir.proxy/wait-before-exit: soon", "weir.proxy/native: x"], &["number of seconds", "`true` or `false`"]),
     ] {
         let said = weir(&["inject"], &pod(annotations))?;
@@ -184,6 +197,24 @@ async fn mistakes() -> Result {
     ] {
         let said = weir(&["inject"], text)?;
         holds!(!said.ok && said.out.is_empty() && said.err.contains(wanted), "{text}: {}", said.err);
+    }
+    for options in
+        [&["--log", "loud"][..], &["--cpu-request", "lots"], &["--config-map", "A_B"], &["--image", ""], &["--workload-api=-"]]
+    {
+        let said = weir(&[&["inject"], options].concat(), "")?;
+        let is_told = said.err.contains("invalid value") || said.err.contains("a value is required");
+        holds!(!said.ok && said.out.is_empty() && is_told, "{options:?}: {}", said.err);
+    }
+    // A word behind it is a file, and not what it mounts.
+    let said = weir(&["inject", "--workload-api", "/nowhere/at/all.yaml"], "")?;
+    holds!(!said.ok && said.err.contains("cannot read /nowhere/at/all.yaml"), "{}", said.err);
+    let said = weir(&["inject"], &pod(&["weir.proxy/includ-inbound-ports: \"80\""]))?;
+    holds!(said.ok && said.err.contains("did you mean `include-inbound-ports`"), "{}", said.err);
+    // Where nothing changes, not a byte does.
+    let odd = "a:   'b'   # c\n---\n  {x: [1,2]}\n";
+    for (command, why) in [("inject", "no pods here"), ("uninject", "no sidecars here")] {
+        let said = weir(&[command], odd)?;
+        holds!(said.ok && said.out == odd && said.err.contains(why), "{command}: {}{}", said.out, said.err);
     }
     let said = weir(&["inject", "/nowhere/at/all.yaml"], "")?;
     holds!(!said.ok && said.err.contains("cannot read /nowhere/at/all.yaml"), "{}", said.err);

@@ -290,7 +290,7 @@ async fn as_a_pod() -> Result {
     };
     for (name, token, trusted, said) in [
         ("member", "a-token", "api.crt", "the API server is told"),
-        ("guest", "another", "api.crt", "401"),
+        ("guest", "another", "api.crt", "Unauthorized"),
         ("lost", "a-token", "stranger.crt", "no TLS"),
     ] {
         let mut command = Command::new(binary());

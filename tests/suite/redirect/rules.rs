@@ -106,6 +106,10 @@ async fn printed() -> Result {
         let installed = pod.run("nft list ruleset")?;
         pod.run(&format!("{redirect} remove; {redirect} print {options} | nft -f -"))?;
         same!(pod.run("nft list ruleset")?, installed);
+        // Ranges are written otherwise by `nft`, and `check` knows what `install` writes.
+        if !options.contains("9000-9100") {
+            pod.run(&format!("{redirect} check {options}"))?;
+        }
         // Loaded again it takes the place of what is there.
         pod.run(&format!("{redirect} print {options} | nft -f -"))?;
         same!(pod.run("nft list ruleset")?, installed);

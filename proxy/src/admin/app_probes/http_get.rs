@@ -69,7 +69,9 @@ impl Asked {
             let request = self.request(&place, said_host.as_ref(), from)?;
             let (response, said) = once(&place, request, local).await?;
             let status = response.status();
-            match next(&place, response.headers()).filter(|_| status.is_redirection()) {
+            // 300, 304 and others send nobody anywhere.
+            let sends = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
+            match next(&place, response.headers()).filter(|_| sends) {
                 Some((next, absolute)) => {
                     place = next;
                     said_host = said_host.filter(|_| !absolute);
@@ -237,10 +239,12 @@ mod tests {
             ("/really", "503 Service Unavailable"),
             ("/login", "302 Found\r\nlocation: https://shop.example/"),
             ("/new", "307 Temporary Redirect"),
+            ("/same", "304 Not Modified\r\nlocation: /really"),
             ("/round", "301 Moved Permanently\r\nlocation: /round"),
         ])
         .await;
-        for (path, status) in [("/ready", 503), ("/really", 503), ("/login", 200), ("/new", 200), ("/gone", 404)] {
+        for (path, status) in [("/ready", 503), ("/really", 503), ("/login", 200), ("/new", 200), ("/same", 200), ("/gone", 404)]
+        {
             let asked = asked(&format!(r#"{{"path":"{path}"}}"#));
             let (answer, _) = asked.ask(port, &HeaderMap::new(), None).await.unwrap();
             assert_eq!(answer.as_u16(), status, "{path}");
