@@ -83,7 +83,8 @@ pub enum Outcome<'a> {
     NotConnected,
     /// The connection died before anything of the request was written.
     Unsent,
-    /// The peer says that it has not processed the request (REFUSED_STREAM, or a GOAWAY before its stream).
+    /// The peer says that it has not processed the request (REFUSED_STREAM, or a GOAWAY before its stream), or its kernel
+    /// has refused all of it behind the end of an idle connection.
     Refused,
     /// The weir beside whom it is for says that nothing has reached it (`x-weir-unprocessed`): a connect that failed one step
     /// further on.
