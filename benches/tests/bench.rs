@@ -54,8 +54,24 @@ fn each_work_gives_its_figures() {
     }
     let dir = tempfile::tempdir().unwrap();
     let scenarios = ["http1", "http2", "put-1m", "tcp", "rate-1k", "reload", "start", "idle-1k"];
-    let report = run(&[&scenarios[..], &["--only", "weir,haproxy"]].concat(), dir.path());
+    let report = run(&[&scenarios[..], &["--only", "weir"]].concat(), dir.path());
     assert_eq!(report.outcomes.len(), scenarios.len());
+    are_good(&report);
+    let text = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(text.contains("<svg") && text.contains("CPU us/request"));
+    for outside in ["<script", "src=\"http", "href=\"http", "@import"] {
+        assert!(!text.contains(outside), "the page needs nothing else: {outside}");
+    }
+    if which("haproxy").is_none() {
+        eprintln!("not run beside another: haproxy is not installed");
+        return;
+    }
+    let report = run(&["http1", "reload", "--only", "weir,haproxy"], dir.path());
+    assert!(report.outcomes.iter().all(|outcome| outcome.rows.len() == 2));
+    are_good(&report);
+}
+
+fn are_good(report: &Report) {
     for outcome in &report.outcomes {
         for row in &outcome.rows {
             assert_eq!(row.failed, None, "{} {}", outcome.name, row.label);
@@ -66,11 +82,6 @@ fn each_work_gives_its_figures() {
         let weir = outcome.weir().expect("weir took part");
         let main = weir.summary(outcome.main).expect("the main figure");
         assert!(main.median > 0.0, "{}: {main:?}", outcome.name);
-    }
-    let text = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
-    assert!(text.contains("<svg") && text.contains("CPU us/request"));
-    for outside in ["<script", "src=\"http", "href=\"http", "@import"] {
-        assert!(!text.contains(outside), "the page needs nothing else: {outside}");
     }
 }
 

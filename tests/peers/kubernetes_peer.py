@@ -19,7 +19,7 @@ class Server(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *said):
-        print(self.command, self.path, file=sys.stderr, flush=True)
+        pass
 
     def parse_request(self):
         if not super().parse_request():

@@ -65,6 +65,16 @@ where
     })
 }
 
+/// What [`alone_first`] tells tests that have the machine to themselves by.
+const ALONE: &str = "alone";
+
+/// Tests that have the machine to themselves before the others: between others, each would wait for them to end, and the
+/// others for it.
+pub fn alone_first(mut trials: Vec<Trial>) -> Vec<Trial> {
+    trials.sort_by_key(|trial| trial.kind() != ALONE);
+    trials
+}
+
 /// A test that measures time: it has the machine to itself, as far as this suite is concerned.
 pub fn test_alone<F, Fut>(name: &str, body: F) -> Trial
 where
@@ -76,6 +86,7 @@ where
         let _alone = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         run(&called, body)
     })
+    .with_kind(ALONE)
 }
 
 /// A test that takes longer says so.

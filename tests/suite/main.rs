@@ -20,7 +20,10 @@ mod redirect;
 mod routing;
 
 fn main() {
-    let arguments = libtest_mimic::Arguments::from_args();
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    // Most tests wait more than they compute.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(cores + 1);
     let trials = [
         routing::trials(),
         malformed::trials(),
@@ -32,5 +35,6 @@ fn main() {
         redirect::trials(),
         deploy::trials(),
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+    let trials = weir_tests::alone_first(trials.into_iter().flatten().collect());
+    libtest_mimic::run(&arguments, trials).exit();
 }
