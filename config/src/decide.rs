@@ -67,11 +67,15 @@ pub enum Reason {
     Route(RouteId),
     /// No route has the host.
     NoHost,
+    /// Where the connection was going led to this route.
+    Destination(RouteId),
+    /// No route has the server name, nor where the connection was going.
+    NoDestination,
     /// A match of this rule was looked at and lost, by this condition.
     Lost(RuleId, Failed),
     /// This rule won.
     Won(RuleId),
-    /// The inbound listener's app takes what no rule speaks for.
+    /// What no rule speaks for goes to the app, or where it was going.
     App(RuleId),
     /// The draw fell to this backend.
     Backend(usize),
@@ -161,18 +165,21 @@ pub fn decide<R: Reasons>(snapshot: &Snapshot, listener: ListenerId, facts: &Fac
 pub struct Bytes {
     /// The rule that says so; `None` if they go where they were going.
     pub rule: Option<RuleId>,
+    /// The place of the backend in the rule's split.
+    pub backend: usize,
     /// Where they go.
     pub cluster: ClusterId,
 }
 
 /// Decides about a connection that was going `to` somewhere before the kernel handed it over: by the server name, if it is TLS
 /// and shows one, else by the destination. `None` if it may not go anywhere.
-pub fn decide_bytes(
+pub fn decide_bytes<R: Reasons>(
     snapshot: &Snapshot,
     listener: ListenerId,
     to: Option<SocketAddr>,
     server_name: Option<&str>,
     draw: u64,
+    reasons: &mut R,
 ) -> Option<Bytes> {
     let listener = snapshot.listener(listener);
     let original = listener.original.as_ref()?;
@@ -180,10 +187,25 @@ pub fn decide_bytes(
     let route = by_name.or_else(|| original.destinations.find(to?));
     let no_headers = HeaderMap::new();
     let facts = Facts::of_tls(server_name.unwrap_or_default(), &no_headers);
-    let found = route.and_then(|route| snapshot.route(route).table.find(&facts));
-    let rule = found.map(|entry| entry.rule);
+    let rule = route.and_then(|route| snapshot.route(route).table.find(&facts)).map(|entry| entry.rule);
+    if R::WANTED {
+        reasons.note(match (by_name, route) {
+            (Some(id), _) => Reason::Route(id),
+            (None, Some(id)) => Reason::Destination(id),
+            (None, None) => Reason::NoDestination,
+        });
+        if let Some(id) = route {
+            note_losers(snapshot, id, &facts, reasons);
+        }
+        if let Some(last) = rule.map(Reason::Won).or_else(|| listener.app_rule.map(Reason::App)) {
+            reasons.note(last);
+        }
+    }
     match &snapshot.rule(rule.or(listener.app_rule)?).action {
-        Action::Forward(split) => Some(Bytes { rule, cluster: split.backends[split.weights.pick(draw)].cluster }),
+        Action::Forward(split) => {
+            let backend = split.weights.pick(draw);
+            Some(Bytes { rule, backend, cluster: split.backends[backend].cluster })
+        }
         Action::Redirect(_) | Action::Respond(_) => None,
     }
 }

@@ -109,7 +109,7 @@ pub fn target(connection: &Connection, name: Option<&str>) -> Option<Target> {
 
 fn choose(connection: &Connection, current: &Current, name: Option<&str>, draw: u64) -> Option<Target> {
     let to = connection.ends.destination;
-    let chosen = decide_bytes(current.prepared.snapshot(), current.id, to, name, draw)?;
+    let chosen = decide_bytes(current.prepared.snapshot(), current.id, to, name, draw, &mut ())?;
     Some(Target { cluster: chosen.cluster, rule: chosen.rule, generation: current.prepared.generation(), draw })
 }
 

@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use weir_config::explain::{Asker, Question, explain};
+use weir_config::explain::{Asked, Question, explain};
 use weir_config::path::strip_port;
 use weir_config::snapshot::{Action, Snapshot, Target, UpstreamTls};
 
@@ -46,7 +46,7 @@ const HELP: &str = "weir admin\n\n\
     GET  /config     the configuration that serves, and what became of the newest one offered\n\
     GET  /clusters   clusters, endpoints and names\n\
     GET  /certs      who this proxy is in the mesh, until when, and whom it believes\n\
-    GET  /explain?url=http://host/path&method=GET&header=name:value&listener=name&from=spiffe-id&address=address\n\
+    GET  /explain?url=http://host/path&method=GET&header=name:value&listener=name&to=address:port&from=spiffe-id&address=address\n\
     \x20               where such a request goes, and why\n\
     GET  /advise/strict?within=3600   whether inbound listeners may be strict (409 if not), and who is in the way\n\
     GET  /log        the level of weir's own log\n\
@@ -128,29 +128,33 @@ impl Pages {
     }
 
     fn explain(&self, query: &str) -> Page {
-        let (mut method, mut url, mut headers, mut listener, mut json) = ("GET".into(), None, Vec::new(), None, false);
-        let (mut from, mut address) = (None, None);
+        let (mut asked, mut json) = (Asked::default(), false);
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*key {
-                "method" => method = value,
-                "url" => url = Some(value),
-                "header" => headers.push(value.into_owned()),
-                "listener" => listener = Some(value.into_owned()),
-                "from" => from = Some(value),
-                "address" => address = Some(value),
-                "json" => json = value == "true",
+            let place = match &*key {
+                "method" => &mut asked.method,
+                "url" => &mut asked.url,
+                "listener" => &mut asked.listener,
+                "to" => &mut asked.to,
+                "from" => &mut asked.from,
+                "address" => &mut asked.address,
+                "header" => {
+                    asked.headers.push(value.into_owned());
+                    continue;
+                }
+                "json" => {
+                    json = value == "true";
+                    continue;
+                }
                 other => return text(StatusCode::BAD_REQUEST, &format!("`{other}` is not understood; see /help\n")),
-            }
+            };
+            *place = Some(value.into_owned());
         }
-        let Some(url) = url else {
-            return text(StatusCode::BAD_REQUEST, "say which URL, for example /explain?url=http://checkout/v2\n");
-        };
         let published = self.shared.store.load();
         let states = |cluster: &weir_config::snapshot::Cluster| Some(self.states(cluster));
-        let own_domain = self.shared.tls.current().as_ref().map(|own| own.id.trust_domain().to_owned());
-        let explained = Asker::parse(from.as_deref(), address.as_deref())
-            .and_then(|asker| Question::parse(&method, &url, &headers, listener, Asker { own_domain, ..asker }))
-            .and_then(|question| explain(&published.snapshot, &published.source, &question, fastrand::u64(..), &states));
+        let explained = Question::parse(&asked).and_then(|mut question| {
+            question.from.own_domain = self.shared.tls.current().as_ref().map(|own| own.id.trust_domain().to_owned());
+            explain(&published.snapshot, &published.source, &question, fastrand::u64(..), &states)
+        });
         match explained {
             Ok(explained) if json => json_page(&explained.json()),
             Ok(explained) => text(StatusCode::OK, &explained.text("the configuration")),

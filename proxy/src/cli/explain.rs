@@ -3,23 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use weir_config::explain::{Asker, Question, explain};
+use weir_config::explain::{Asked, Question, explain};
 
 use super::{check, fail, print, probe};
 
-/// What is asked.
-pub(super) struct Asked<'a> {
-    pub(super) method: &'a str,
-    pub(super) url: &'a str,
-    pub(super) headers: &'a [String],
-    pub(super) listener: Option<String>,
-    pub(super) from: Option<&'a str>,
-    pub(super) address: Option<&'a str>,
-    pub(super) json: bool,
-}
-
 /// Of a file.
-pub(super) fn file(file: &Path, asked: Asked<'_>) -> ExitCode {
+pub(super) fn file(file: &Path, asked: &Asked, json: bool) -> ExitCode {
     let text = match check::read(file) {
         Ok(text) => text,
         Err(why) => return fail(&why),
@@ -31,29 +20,34 @@ pub(super) fn file(file: &Path, asked: Asked<'_>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let explained = Asker::parse(asked.from, asked.address)
-        .and_then(|from| Question::parse(asked.method, asked.url, asked.headers, asked.listener, from))
-        .and_then(|question| explain(&snapshot, &text, &question, fastrand::u64(..), &|_| None));
+    let explained =
+        Question::parse(asked).and_then(|question| explain(&snapshot, &text, &question, fastrand::u64(..), &|_| None));
     match explained {
-        Ok(explained) if asked.json => print(&format!("{:#}\n", explained.json())),
+        Ok(explained) if json => print(&format!("{:#}\n", explained.json())),
         Ok(explained) => print(&explained.text(&file.display().to_string())),
         Err(why) => fail(&why),
     }
 }
 
 /// Of a weir that runs: its admin server is asked.
-pub(super) fn running(admin: &str, asked: &Asked<'_>) -> ExitCode {
+pub(super) fn running(admin: &str, asked: &Asked, json: bool) -> ExitCode {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    query.append_pair("method", asked.method).append_pair("url", asked.url);
-    for header in asked.headers {
+    for header in &asked.headers {
         query.append_pair("header", header);
     }
-    for (name, value) in [("listener", asked.listener.as_deref()), ("from", asked.from), ("address", asked.address)] {
+    for (name, value) in [
+        ("method", &asked.method),
+        ("url", &asked.url),
+        ("listener", &asked.listener),
+        ("to", &asked.to),
+        ("from", &asked.from),
+        ("address", &asked.address),
+    ] {
         if let Some(value) = value {
             query.append_pair(name, value);
         }
     }
-    if asked.json {
+    if json {
         query.append_pair("json", "true");
     }
     match probe::get(admin, &format!("/explain?{}", query.finish())) {

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use weir_config::explain::Asked;
 
 use crate::lifecycle::{Leaving, OnSigterm};
 
@@ -77,9 +78,9 @@ enum Command {
         /// The admin or probes server.
         #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
         address: String,
-        /// Give up after so many seconds.
-        #[arg(long, default_value_t = 60)]
-        timeout: u64,
+        /// Give up after this time; a bare number is of seconds.
+        #[arg(long, value_parser = patience, default_value = "60s", value_name = "TIME")]
+        timeout: std::time::Duration,
     },
     /// Tell whether a weir on this machine is ready; for health checks, in images without a shell.
     Health {
@@ -123,15 +124,20 @@ enum Command {
         /// The request's method.
         #[arg(short = 'X', long, default_value = "GET")]
         method: String,
-        /// The request's URL, for example `http://checkout/v2/pay?debug=1`.
-        #[arg(long)]
-        url: String,
+        /// The request's URL, for example `http://checkout/v2/pay?debug=1`; `https:` is TLS that weir does not look into, where
+        /// the listener passes TLS through.
+        #[arg(long, required_unless_present = "to")]
+        url: Option<String>,
         /// A header, `name: value`; may be repeated.
         #[arg(short = 'H', long = "header", value_name = "HEADER")]
         headers: Vec<String>,
         /// The listener that the request comes to.
         #[arg(long)]
         listener: Option<String>,
+        /// Where the app's connection was going before it was redirected to a listener with `original_destination`; without
+        /// `--url` it carries neither HTTP nor TLS.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        to: Option<String>,
         /// Who asks, as mutual TLS would show it, for `authorization`: `spiffe://prod/ns/shop/sa/cart`.
         #[arg(long, value_name = "SPIFFE-ID")]
         from: Option<String>,
@@ -202,19 +208,18 @@ pub fn main() -> ExitCode {
         Command::Run { config, log, json, on_sigterm, grace_period, command } => {
             run::main(&config, &log, json, Leaving { on_sigterm, grace: grace_period }, &command)
         }
-        Command::Wait { address, timeout } => probe::wait(&address, std::time::Duration::from_secs(timeout)),
+        Command::Wait { address, timeout } => probe::wait(&address, timeout),
         Command::Health { address } => probe::health(&address),
         Command::Drain { address, wait } => probe::drain(&address, wait.unwrap_or_default()),
         Command::Shutdown { address } => probe::shutdown(&address),
         Command::Check { file, json } => check::main(&file, json),
         Command::Schema { markdown: false } => print(&format!("{:#}\n", weir_config::schema::json_schema())),
         Command::Schema { markdown: true } => print(&reference::markdown()),
-        Command::Explain { file, admin, method, url, headers, listener, from, address, json } => {
-            let (from, address) = (from.as_deref(), address.as_deref());
-            let asked = explain::Asked { method: &method, url: &url, headers: &headers, listener, from, address, json };
+        Command::Explain { file, admin, method, url, headers, listener, to, from, address, json } => {
+            let asked = Asked { method: Some(method), url, headers, listener, to, from, address };
             match (file, admin) {
-                (Some(file), _) => explain::file(&file, asked),
-                (None, Some(admin)) => explain::running(&admin, &asked),
+                (Some(file), _) => explain::file(&file, &asked, json),
+                (None, Some(admin)) => explain::running(&admin, &asked, json),
                 (None, None) => fail("a file or `--admin` is needed"),
             }
         }
@@ -246,6 +251,11 @@ pub use logging::start as start_logging;
 fn span(text: &str) -> Result<std::time::Duration, String> {
     let span = weir_config::units::Span::parse(text).ok_or("a time such as `500ms`, `10s` or `2m`")?;
     Ok(span.0)
+}
+
+/// A time, or seconds, as `weir wait` has always taken them.
+fn patience(text: &str) -> Result<std::time::Duration, String> {
+    text.parse().map(std::time::Duration::from_secs).or_else(|_| span(text))
 }
 
 /// A time, in days too.

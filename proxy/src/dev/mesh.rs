@@ -78,7 +78,7 @@ impl Service {
 pub(super) const MOST: usize = 40;
 const KEYS: [&str; 6] = ["port", "run", "dir", "env", "remote", "protocol"];
 
-/// Reads a mesh. `remotes` are services that are elsewhere, whatever the file says of them.
+/// Reads a mesh. `remotes` are services that are elsewhere, however the file has them.
 ///
 /// # Errors
 /// Every mistake in `services`.
@@ -106,11 +106,12 @@ pub(super) fn read(text: &str, remotes: &[(String, String)]) -> Result<Mesh, Vec
                 Some("for example `services: { web: { port: 3000, run: npm start } }`".to_owned());
         }
     }
-    for (name, url) in remotes {
-        let path = path.key(name);
-        if !services.iter().any(|service: &Service| service.name == *name) {
-            services.extend(remote(name, url, false, &path, &mut found));
-        }
+    let known = || match entry(&tree, "services") {
+        Some(Node { value: Value::Mapping(entries), .. }) => entries.iter().map(|(key, _)| key.name.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    for (name, url) in remotes.iter().filter(|(name, _)| !known().contains(&name.as_str())) {
+        found.error(&path, format!("`--remote {name}={url}` is about none of the services")).hint = Some(suggest(name, known()));
     }
     for (place, service) in services.iter().enumerate() {
         let same = |other: &Service| other.port().is_some() && other.port() == service.port();
@@ -249,6 +250,17 @@ mod tests {
         after.assign(Some(&before));
         let slots: Vec<usize> = after.services.iter().map(|service| service.slot).collect();
         assert_eq!(slots, [0, 2, 1, 3]);
+    }
+
+    #[test]
+    fn who_is_elsewhere_is_a_service() {
+        let away = [("crat".to_owned(), "https://cart.example".to_owned())];
+        let mistakes = read("services:\n  cart: { port: 1 }\n", &away).unwrap_err();
+        let said: Vec<String> = mistakes.iter().map(|mistake| mistake.render("mesh.yaml")).collect();
+        assert_eq!(said.len(), 1, "{said:?}");
+        for word in ["mesh.yaml:1", "`--remote crat=https://cart.example` is about none", "did you mean `cart`?"] {
+            assert!(said[0].contains(word), "{word}: {said:?}");
+        }
     }
 
     #[test]

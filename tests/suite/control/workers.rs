@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use weir_tests::load::Load;
 use weir_tests::quick::Quick;
+use weir_tests::weir::binary;
 use weir_tests::{Result, Trial, Weir, holds, raw, same, test_alone};
 
 use super::{run_for, version};
@@ -72,13 +73,17 @@ async fn idle_costs_nothing() -> Result {
         same!(connection.response(false).await?.status, 200);
         kept.push(connection);
     }
+    // 0.1 % of a core; built for debugging, it takes thrice as much.
+    let most = Duration::from_millis(if binary().iter().any(|part| part == "debug") { 9 } else { 3 });
     // What idleness costs is in each of the windows; what the start left behind, or the machine adds, is in one of them.
     let mut spent = Vec::new();
     for _ in 0..3 {
         let before: u64 = cpu(weir.pid())?.values().sum();
         run_for(Duration::from_secs(3)).await;
         spent.push(Duration::from_nanos(cpu(weir.pid())?.values().sum::<u64>() - before));
+        if spent.last().is_some_and(|spent| *spent < most) {
+            return Ok(());
+        }
     }
-    holds!(spent.iter().any(|spent| *spent < Duration::from_millis(10)), "{spent:?} of CPU in three idle seconds each");
-    Ok(())
+    Err(format!("{spent:?} of CPU in three idle seconds each").into())
 }

@@ -151,6 +151,20 @@ clusters:
         pair.programs[0].wait_for(&format!("\"route_name\":\"{route}\""))?;
     }
     pair.programs[0].wait_for("\"authority\":\"a.secret.example\"")?;
+    // The same is told to who asks.
+    let admin = format!("{} explain --admin 127.0.0.1:15000", weir_tests::weir::binary().display());
+    for (question, route) in [
+        ("--to 10.96.0.7:6379", "cache"),
+        ("--to 10.96.3.3:4444", "any-greeter"),
+        ("--to 10.96.3.3:9999", "any-greeter"),
+        ("--to 10.96.0.11:7777", "any"),
+        ("--to 10.96.0.8:80 --url http://web/", "web"),
+        ("--to 10.96.0.9:443 --url https://a.secret.example/", "secret"),
+    ] {
+        let told = pair.client.run(&format!("{admin} {question}"))?;
+        let named = told.lines().skip_while(|line| *line != "Route").nth(1).and_then(|line| line.split_whitespace().next());
+        same!(named, Some(route), "{question}: {told}");
+    }
     Ok(())
 }
 
