@@ -33,6 +33,22 @@ pub fn judge(seen: &[u8]) -> Option<Spoken> {
     }
 }
 
+/// Whether what a server says before anything was asked is HTTP/2: its SETTINGS, which many do not wait with (RFC 9113,
+/// section 3.4). Nobody else is greeted so; `None` if more must come.
+pub fn greets_by_http2(said: &[u8]) -> Option<bool> {
+    // A length below 65,536, the type, no flags, and the stream that is none.
+    let header = |place: usize, byte: u8| match place {
+        1 | 2 => true,
+        3 => byte == 4,
+        _ => byte == 0,
+    };
+    let fits = said.iter().take(FRAME_HEADER).enumerate().all(|(place, byte)| header(place, *byte));
+    if fits && said.len() < FRAME_HEADER { None } else { Some(fits) }
+}
+
+/// RFC 9113, section 4.1.
+const FRAME_HEADER: usize = 9;
+
 fn is_prefix(seen: &[u8], whole: &[u8]) -> bool {
     let known = seen.len().min(whole.len());
     seen[..known] == whole[..known]
@@ -108,6 +124,18 @@ mod tests {
             let judged = judge(seen);
             let undecided = seen == b"RTSP";
             assert_eq!(judged, (!undecided).then_some(spoken), "{}", seen.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn greetings() {
+        let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0x40, 0];
+        for length in 0..settings.len() {
+            assert_eq!(greets_by_http2(&settings[..length]), (length >= 9).then_some(true), "{length}");
+        }
+        // SMTP; MySQL; what only begins so; an acknowledgement, which nobody begins with.
+        for said in [&b"220 at"[..], b"\x4a\0\0\0\x0a8.0", b"\0\0\x06\x05", b"\0\0\0\x04\x01\0\0\0\0"] {
+            assert_eq!(greets_by_http2(said), Some(false), "{}", said.escape_ascii());
         }
     }
 

@@ -1,10 +1,11 @@
 """Services in which somebody other than HTTP speaks, and clients of theirs that check what they hear.
 
     talk_peer.py serve ADDRESS PORT       greets every caller, then echoes lines in capitals
+    talk_peer.py eager ADDRESS PORT       sends SETTINGS of HTTP/2 to every caller at once, and says no more
     talk_peer.py who ADDRESS PORT         answers HTTP/1.1 with the address of whoever called
     talk_peer.py greeted ADDRESS PORT N   connects N times, waits for the greeting, says a line; prints the median milliseconds to the greeting
     talk_peer.py silent ADDRESS PORT      connects, sends nothing, and ends its side at once; prints what it hears
-    talk_peer.py slow ADDRESS PORT        an HTTP/2 preface, one byte each 100 ms; prints the type of the first frame that comes back
+    talk_peer.py slow ADDRESS PORT        an HTTP/2 preface after some silence, one byte each 100 ms; prints the type of the first frame that comes back
     talk_peer.py torn ADDRESS PORT        a request of HTTP/1.1, one byte each 20 ms; prints the first line of the answer
 """
 
@@ -36,6 +37,19 @@ def connect(address, port):
 def serve(address, port):
     Server.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with Server((address, int(port)), Greeter) as server:
+        print("serving", flush=True)
+        server.serve_forever()
+
+
+class Eager(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"\0\0\0\x04\0\0\0\0\0")
+        while self.request.recv(1000):
+            pass
+
+
+def eager(address, port):
+    with Server((address, int(port)), Eager) as server:
         print("serving", flush=True)
         server.serve_forever()
 
@@ -84,8 +98,8 @@ def silent(address, port):
 def drip(address, port, data, pause):
     connection = connect(address, port)
     for place in range(len(data)):
-        connection.sendall(data[place : place + 1])
         time.sleep(pause)
+        connection.sendall(data[place : place + 1])
     return connection.makefile("rb")
 
 

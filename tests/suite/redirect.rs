@@ -34,7 +34,7 @@ impl Pair {
         let (client, server) = (Pod::new()?, Pod::new()?);
         join(&client, &server, 0)?;
         for pod in [&client, &server] {
-            pod.run(&format!("{} redirect install {install}", weir_tests::weir::binary().display()))?;
+            pod.run(&format!("{CAPABLE} {} redirect install {install}", weir_tests::weir::binary().display()))?;
         }
         Ok(Self { client, server, programs: Vec::new(), dir: tempfile::tempdir()? })
     }
@@ -77,6 +77,34 @@ impl Pair {
         self.listening(&port.to_string())
     }
 
+    /// PostgreSQL, for callers from anywhere, without a password.
+    fn serve_postgres(&mut self, port: u16) -> Result {
+        let data = self.dir.path().join(format!("data{port}"));
+        std::fs::set_permissions(self.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+        let script = format!(
+            "mkdir {0} && chown nobody {0} && bin=$(echo /usr/lib/postgresql/*/bin) && as='setpriv --reuid=nobody --clear-groups' && \
+             $as $bin/initdb --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C -D {0} >/dev/null && \
+             exec $as $bin/postgres -p {port} -D {0} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
+             -c shared_buffers=16MB 2>/dev/null",
+            data.display()
+        );
+        let mut postgres = self.server.command("sh");
+        postgres.args(["-c", &script]);
+        self.programs.push(Program::start(postgres)?);
+        self.listening(&port.to_string())
+    }
+
+    /// gRPC; gives the port.
+    fn serve_grpc(&mut self) -> Result<u16> {
+        let mut server = self.server.command("python3");
+        server.args([GRPC, "serve"]);
+        let mut server = Program::start(server)?;
+        server.wait_for("\n")?;
+        let port = server.output()?.trim().parse()?;
+        self.programs.push(server);
+        Ok(port)
+    }
+
     fn serve_greetings(&mut self, address: &str, port: u16) -> Result {
         let mut server = self.server.command("python3");
         server.args([TALK, "serve", address, &port.to_string()]);
@@ -114,5 +142,10 @@ impl Pair {
 }
 
 /// Runs what follows as a user whose connections are left alone.
+/// As root, with no capability but those that installing rules needs.
+const CAPABLE: &str = "setpriv --bounding-set=-all,+net_admin,+net_raw --inh-caps=-all";
 const DIRECT: &str = "setpriv --reuid 1337 --clear-groups";
+/// The same by the group, for programs that only root may run.
+const UNSEEN: &str = "setpriv --regid 1337 --clear-groups";
+const GRPC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/grpc_peer.py");
 const TALK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/talk_peer.py");

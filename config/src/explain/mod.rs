@@ -7,7 +7,7 @@
 mod question;
 mod told;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::Uri;
@@ -51,9 +51,13 @@ pub fn explain(
 ) -> Result<Explanation, String> {
     let id = choose_listener(snapshot, question)?;
     let lines = Lines(yaml::parse(text, &mut Diagnostics::default()));
-    let mut talk = Talk { snapshot, id, question, draw, states, lines, out: Explanation::default() };
+    let mut talk = Talk { snapshot, id, question, to: question.to, draw, states, lines, out: Explanation::default() };
     let listener = talk.listener();
     talk.out.add("Listener", &*listener.name, listed(&listener.addresses), talk.lines.at(&talk.place()));
+    if talk.is_own_port() {
+        talk.reset("own_port: a port of weir's own, where nobody but weir and the app has business", Source::Derived);
+        return Ok(talk.out);
+    }
     match talk.spoken()? {
         Spoken::Tcp(cluster) => talk.tcp(cluster),
         Spoken::Tls(url) => talk.tls(url),
@@ -80,6 +84,8 @@ struct Talk<'a> {
     snapshot: &'a Snapshot,
     id: ListenerId,
     question: &'a Question,
+    /// Where the connection was going, unless that is the listener itself.
+    to: Option<SocketAddr>,
     draw: u64,
     states: &'a States<'a>,
     lines: Lines,
@@ -113,66 +119,97 @@ impl<'a> Talk<'a> {
         steps(&[&"listeners", &self.id.index()])
     }
 
+    /// Whether it was going to weir's own servers or listeners here; the listener that takes it is called itself then.
+    fn is_own_port(&mut self) -> bool {
+        let Some(to) = self.to else { return false };
+        let listener = self.listener();
+        let here = listener.is_inbound() || to.ip().is_loopback() || Some(to.ip()) == self.question.from.address;
+        if listener.original.is_none() || !here || !self.snapshot.is_own_port(to.port()) {
+            return false;
+        }
+        let itself = listener.addresses.iter().any(|address| address.port() == to.port());
+        if itself {
+            self.to = None;
+        }
+        !itself
+    }
+
     fn spoken(&mut self) -> Result<Spoken<'a>, String> {
         let (listener, question) = (self.listener(), self.question);
         if question.to.is_some() && listener.original.is_none() {
             let name = &listener.name;
             return Err(format!("`{name}` takes no connections that were going elsewhere (`original_destination: true`)"));
         }
+        if listener.tls == CallerTls::Strict && question.from.principal.is_none() {
+            let line = self.lines.below(&self.place(), &["tls"]);
+            self.out.add("Connection", "caller", "must be of the mesh, or is refused: say who it is, with `--from`", line);
+        }
         if let Speaks::Tcp(cluster) = listener.speaks {
             return Ok(Spoken::Tcp(cluster));
         }
         let url = || question.url.as_ref().ok_or_else(|| "it is HTTP that is spoken there: say which URL".to_owned());
         match (&listener.original, listener.speaks) {
-            (Some(original), Speaks::Original) => match self.found_out(original) {
-                PortProtocol::Tcp => Ok(Spoken::Bytes(None)),
-                PortProtocol::Http => Ok(Spoken::Http(url()?)),
-                PortProtocol::Auto => Ok(match &question.url {
-                    None => Spoken::Bytes(None),
-                    Some(url) if self.is_foreign_tls(url) => {
-                        Spoken::Bytes(Some(normalise_host(authority(url, question)).into_owned()))
-                    }
-                    Some(url) => Spoken::Http(url),
-                }),
-            },
+            (Some(original), Speaks::Original) => self.found_out(original),
             (_, Speaks::Tls) => Ok(Spoken::Tls(url()?)),
             _ => Ok(Spoken::Http(url()?)),
         }
     }
 
-    /// Whether it is TLS that weir looks no further into. On an inbound listener it may be the mesh's.
-    fn is_foreign_tls(&self, url: &Uri) -> bool {
-        let of_mesh = self.listener().tls != CallerTls::Off && self.question.from.principal.is_some();
-        url.scheme_str() == Some("https") && !of_mesh
+    /// What is spoken on a redirected connection, as far as the question says.
+    fn found_out(&mut self, original: &Original) -> Result<Spoken<'a>, String> {
+        let (listener, url) = (self.listener(), self.question.url.as_ref());
+        let to = self.to.map_or_else(|| "the listener itself".to_owned(), |to| to.to_string());
+        self.out.add("Connection", "was going to", to, Source::Derived);
+        let http = || url.map(Spoken::Http).ok_or_else(|| "it is HTTP that is spoken there: say which URL".to_owned());
+        match listener.tls {
+            CallerTls::Edge => return http(),
+            CallerTls::Permissive if self.question.from.principal.is_none() => {}
+            CallerTls::Off => {}
+            CallerTls::Permissive | CallerTls::Strict => {
+                let told = if url.is_some() { "HTTP" } else { "opaque TCP" };
+                self.out.add("Connection", "is spoken", format!("{told}, which mutual TLS has agreed on"), Source::Derived);
+                return Ok(url.map_or(Spoken::Bytes(None), Spoken::Http));
+            }
+        }
+        let (protocol, source) = self.declared(original);
+        let tls = url.filter(|url| url.scheme_str() == Some("https"));
+        let (told, spoken) = match (protocol, url, tls) {
+            (PortProtocol::Tcp, ..) => ("opaque TCP: nobody looks into it", Spoken::Bytes(None)),
+            (PortProtocol::Http, _, None) => ("HTTP", http()?),
+            (PortProtocol::Http, _, Some(_)) => {
+                return Err(
+                    "`https:` is TLS, and it is HTTP that is spoken there; what was redirected is asked about with `--to`"
+                        .to_owned(),
+                );
+            }
+            (PortProtocol::Auto, None, _) => ("found out: neither HTTP nor TLS, or the server speaks first", Spoken::Bytes(None)),
+            (PortProtocol::Auto, Some(_), Some(url)) => {
+                ("found out by the first bytes: TLS", Spoken::Bytes(server_name(authority(url, self.question))))
+            }
+            (PortProtocol::Auto, Some(url), None) => ("found out by the first bytes: HTTP", Spoken::Http(url)),
+        };
+        self.out.add("Connection", "is spoken", told, source);
+        Ok(spoken)
     }
 
-    /// What is spoken where a redirected connection was going.
-    fn found_out(&mut self, original: &Original) -> PortProtocol {
+    /// What is declared to be spoken there, and where.
+    fn declared(&self, original: &Original) -> (PortProtocol, Source) {
         let listener = self.listener();
-        let Some(to) = self.question.to else {
-            self.out.add("Connection", "was going to", "the listener itself", Source::Derived);
-            // Who calls an outbound listener itself can say where it wants to go in HTTP only.
-            return if listener.is_inbound() { original.speaks(listener.port) } else { PortProtocol::Http };
-        };
-        let port = to.port();
-        let protocol = original.speaks(port);
+        // Who calls an outbound listener itself can say where it wants to go in HTTP only.
+        if self.to.is_none() && !listener.is_inbound() {
+            return (PortProtocol::Http, Source::Derived);
+        }
+        let port = self.to.map_or(listener.port, |to| to.port());
         let listed = original.ports.iter().find(|(first, last, _)| (*first..=*last).contains(&port));
         let source = match listed {
-            Some((first, last, _)) if first == last => self.lines.below(&self.place(), &["ports", &first.to_string()]),
-            Some((first, last, _)) => self.lines.below(&self.place(), &["ports", &format!("{first}-{last}")]),
+            Some((first, last, _)) => {
+                let keys = [first.to_string(), format!("{first}-{last}")];
+                let found = keys.iter().map(|key| self.lines.below(&self.place(), &["ports", key]));
+                found.fold(Source::Default, |known, one| if known == Source::Default { one } else { known })
+            }
             None => self.lines.below(&self.place(), &["protocol"]),
         };
-        let told = match (protocol, &self.question.url) {
-            (PortProtocol::Tcp, _) => "opaque TCP: nobody looks into it".to_owned(),
-            (PortProtocol::Http, _) => "HTTP".to_owned(),
-            (PortProtocol::Auto, None) => "found out: neither HTTP nor TLS, or the server speaks first".to_owned(),
-            (PortProtocol::Auto, Some(url)) => {
-                format!("found out by the first bytes: {}", if self.is_foreign_tls(url) { "TLS" } else { "HTTP" })
-            }
-        };
-        self.out.add("Connection", "was going to", to.to_string(), Source::Derived);
-        self.out.add("Connection", format!("port {port}"), told, source);
-        protocol
+        (original.speaks(port), source)
     }
 
     /// Opaque TCP of a listener that has one cluster for it.
@@ -183,7 +220,7 @@ impl<'a> Talk<'a> {
         let line = self.lines.below(&self.place(), &["cluster"]);
         let cluster = self.snapshot.cluster(cluster);
         self.out.add("Backends", &*cluster.name, "takes every connection of the listener, which carries opaque TCP", line);
-        self.endpoints(cluster);
+        self.endpoints(cluster, false);
         self.connect(cluster);
     }
 
@@ -214,7 +251,7 @@ impl<'a> Talk<'a> {
             return self.reset("the connection is refused", Source::Derived);
         }
         let mut reasons: Vec<Reason> = Vec::new();
-        let decided = decide_bytes(self.snapshot, self.id, self.question.to, name, self.draw, &mut reasons);
+        let decided = decide_bytes(self.snapshot, self.id, self.to, name, self.draw, &mut reasons);
         reasons.iter().for_each(|reason| self.tell(reason));
         let decided = decided.and_then(|bytes| Some((bytes.rule.or(self.listener().app_rule)?, bytes.backend)));
         match decided {
@@ -282,7 +319,7 @@ impl<'a> Talk<'a> {
     fn refuses(&mut self, host: Option<&str>, request: Option<Request<'_>>) -> bool {
         let listener = self.listener();
         // On an outbound listener ports are its own, and where calls go is not for policies to say.
-        let port = self.question.to.filter(|_| listener.is_inbound()).map_or(listener.port, |to| to.port());
+        let port = self.to.filter(|_| listener.is_inbound()).map_or(listener.port, |to| to.port());
         let call = Call { caller: self.question.from.caller(), port, host, request };
         let mut reasons: Vec<Reason> = Vec::new();
         let verdict = authorize(self.snapshot, self.id, &call, &mut reasons);
@@ -363,15 +400,17 @@ impl<'a> Talk<'a> {
             let drawn = if place == chosen && split.backends.len() > 1 { ", drawn this time" } else { "" };
             let mut at = here.clone();
             at.extend(steps(&[&"backends", &place]));
+            // Of what goes where it was going, nothing stands there.
+            let line = if self.listener().app_rule == Some(id) { Source::Derived } else { self.lines.at(&at) };
             let name = &*self.snapshot.cluster(backend.cluster).name;
-            self.out.add("Backends", name, format!("{share:.4} %{drawn}").replace(".0000", ""), self.lines.at(&at));
+            self.out.add("Backends", name, format!("{share:.4} %{drawn}").replace(".0000", ""), line);
         }
         let backend = &split.backends[chosen];
         let cluster = self.snapshot.cluster(backend.cluster);
         if let Some(url) = url {
             self.sent(rule, &backend.request_headers, url, &here);
         }
-        self.endpoints(cluster);
+        self.endpoints(cluster, url.is_some());
         if url.is_some() {
             self.limits(rule, cluster, &here);
         } else {
@@ -379,34 +418,30 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn endpoints(&mut self, cluster: &Cluster) {
-        if let Some(destination) = cluster.destination {
-            return self.wherever(destination);
+    fn endpoints(&mut self, cluster: &Cluster, is_http: bool) {
+        if let Some(destination) = cluster.destination
+            && let Some(to) = self.to
+        {
+            let told = match destination {
+                Destination::Elsewhere => "where the connection was going".to_owned(),
+                Destination::App | Destination::AppAsCaller => {
+                    format!("the app, where the caller asked for it, or on port {} of loopback", to.port())
+                }
+            };
+            return self.out.add("Endpoints", to.to_string(), told, Source::Derived);
         }
         let known = (self.states)(cluster).unwrap_or_else(|| configured(cluster));
         if known.is_empty() {
-            self.out.add("Endpoints", "-", "there is none; weir answers 503 no_endpoint", Source::Derived);
+            let why = match cluster.destination {
+                Some(_) => "nobody knows where it was going (`--to` says it)",
+                None => "there is none",
+            };
+            let end = if is_http { "weir answers 503 no_endpoint" } else { "weir resets the connection" };
+            self.out.add("Endpoints", "-", format!("{why}; {end}"), Source::Derived);
         }
         for (address, state) in known {
             self.out.add("Endpoints", address, state, self.lines.at(&steps(&[&"clusters", &&*cluster.name])));
         }
-    }
-
-    /// Where a connection goes that goes where it was going.
-    fn wherever(&mut self, destination: Destination) {
-        let (name, value) = match (self.question.to, destination) {
-            (Some(to), Destination::Elsewhere) => (to.to_string(), "where the connection was going".to_owned()),
-            (Some(to), Destination::App | Destination::AppAsCaller) => {
-                (to.to_string(), format!("the app, where the caller asked for it, or on port {} of loopback", to.port()))
-            }
-            (None, Destination::Elsewhere) => {
-                ("-".to_owned(), "nobody knows where it was going; weir answers 503 no_endpoint".to_owned())
-            }
-            (None, Destination::App | Destination::AppAsCaller) => {
-                ("-".to_owned(), "nobody knows which port of the app was asked for; weir answers 503 no_endpoint".to_owned())
-            }
-        };
-        self.out.add("Endpoints", name, value, Source::Derived);
     }
 
     /// The request as the upstream sees it.
@@ -485,6 +520,13 @@ fn configured(cluster: &Cluster) -> Vec<(String, String)> {
         }
     });
     of.collect()
+}
+
+/// The name that TLS shows; of an address it shows none (RFC 6066, section 3).
+fn server_name(authority: &str) -> Option<String> {
+    let host = normalise_host(authority);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    (!bare.is_empty() && bare.parse::<IpAddr>().is_err()).then(|| host.into_owned())
 }
 
 /// Host and port of a URL, or of the `Host` field.

@@ -90,7 +90,7 @@ impl Question {
             url: asked.url.as_ref().map(url).transpose()?,
             headers: headers(&asked.headers)?,
             listener: asked.listener.clone(),
-            to: asked.to.as_ref().map(to).transpose()?,
+            to: asked.to.as_ref().map(to).transpose()?.map(|to: SocketAddr| SocketAddr::new(to.ip().to_canonical(), to.port())),
             from: Asker {
                 principal: asked.from.as_ref().map(principal).transpose()?,
                 address: asked.address.as_ref().map(address).transpose()?,

@@ -113,7 +113,7 @@ fn redirected_connections() {
     // By destination, which the usual opaque ports are not even asked what they say.
     says(("out", db, None), "Route", "db", "has the most specific destination");
     says(("out", db, Some("http://web/")), "Endpoints", "127.0.0.1:9", "weight 1");
-    says(("out", db, None), "Connection", "port 5432", "opaque TCP: nobody looks into it");
+    says(("out", db, None), "Connection", "is spoken", "opaque TCP: nobody looks into it");
     // By the server name, by the host, and by nothing.
     says(("out", Some("9.9.9.9:443"), Some("https://vault.test")), "Rules", "to-v", "matches");
     says(("out", Some("9.9.9.9:443"), Some("https://other.test")), "Endpoints", "9.9.9.9:443", passed);
@@ -134,7 +134,7 @@ fn redirected_connections() {
         "404 no_route",
         "no route of the listener has this host",
     );
-    let nobody = "nobody knows where it was going; weir answers 503 no_endpoint";
+    let nobody = "nobody knows where it was going (`--to` says it); weir answers 503 no_endpoint";
     says(("out", None, Some("http://other/")), "Endpoints", "-", nobody);
     let app = "the app, where the caller asked for it, or on port 7000 of loopback";
     says(("in", Some("10.0.0.1:7000"), Some("http://x/")), "Endpoints", "10.0.0.1:7000", app);
@@ -146,5 +146,80 @@ fn redirected_connections() {
         ("out", None, None, "say which URL, for example `http://checkout/v2`, or where a redirected connection was going"),
     ] {
         assert_eq!(ask(listener, to, url).unwrap_err(), why);
+    }
+}
+
+/// What mutual TLS, policies and weir's own ports make of them.
+const GUARDED: &str = "admin: { listen: 127.0.0.1:15000 }
+identity: { files: { cert: /a, key: /b, trust: /c } }
+listeners:
+  - { name: strict, listen: '0.0.0.0:15006', direction: inbound, original_destination: true, tls: strict, ports: { '7000': http } }
+  - { name: mixed, listen: '0.0.0.0:15007', direction: inbound, original_destination: true, tls: permissive, app: '127.0.0.1:8080' }
+  - { name: out, listen: 127.0.0.1:15001, direction: outbound, original_destination: true, ports: { '8443-8443': http } }
+  - { name: named, listen: '0.0.0.0:15008', direction: inbound, original_destination: true, tls: permissive }
+routes:
+  - { name: any, protocol: tls, listeners: [out], hosts: ['*'], rules: [{ backends: [{ cluster: b }] }] }
+authorization:
+  - { name: shut, listeners: [mixed], action: deny, to: [{ ports: [9999] }] }
+  - { name: names, listeners: [named], action: deny, to: [{ hosts: [secret] }] }
+clusters: { b: { endpoints: [127.0.0.1:9] } }
+";
+
+#[test]
+fn guarded_connections() {
+    let (_, snapshot) = crate::load(GUARDED).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
+    const CART: &str = "spiffe://shop/cart";
+    let ask = |listener: &str, to: Option<&str>, url: Option<&str>, from: Option<&str>| {
+        let [listener, to, url, from] = [Some(listener), to, url, from].map(|text| text.map(str::to_owned));
+        let question = Question::parse(&Asked { listener, to, url, from, ..Asked::default() })?;
+        explain(&snapshot, GUARDED, &question, 0, &|_| None)
+    };
+    let says = |asked: (&str, Option<&str>, Option<&str>, Option<&str>), section: &str, name: &str, value: &str| {
+        let told = ask(asked.0, asked.1, asked.2, asked.3).unwrap_or_else(|why| panic!("{asked:?}: {why}"));
+        assert_eq!(told.value(section, name), Some(value), "{asked:?}\n{}", told.text("f.yaml"));
+    };
+    let (db, seven, https) = (Some("10.0.0.1:5432"), Some("10.0.0.1:7000"), Some("https://x/"));
+    // What mutual TLS has agreed on counts before what is declared.
+    says(("strict", db, Some("http://x/"), Some(CART)), "Connection", "is spoken", "HTTP, which mutual TLS has agreed on");
+    says(("strict", db, https, Some(CART)), "Request", "host", "x");
+    says(("strict", seven, None, Some(CART)), "Connection", "is spoken", "opaque TCP, which mutual TLS has agreed on");
+    let stranger = "must be of the mesh, or is refused: say who it is, with `--from`";
+    says(("strict", seven, Some("http://x/"), None), "Connection", "caller", stranger);
+    assert_eq!(ask("strict", db, None, Some(CART)).unwrap().value("Connection", "caller"), None);
+    // Who shows nothing may speak TLS of the app's own, or nothing of the kind.
+    says(("mixed", Some("10.0.0.1:8443"), https, None), "Connection", "is spoken", "found out by the first bytes: TLS");
+    says(("mixed", Some("10.0.0.1:8443"), https, Some(CART)), "Request", "host", "x");
+    says(("mixed", db, Some("http://x/"), None), "Connection", "is spoken", "opaque TCP: nobody looks into it");
+    // Whoever calls the listener itself calls the app that is named, and who was redirected the one that was meant.
+    says(("mixed", None, Some("http://x/"), None), "Endpoints", "127.0.0.1:8080", "weight 1");
+    let app = "the app, where the caller asked for it, or on port 8081 of loopback";
+    says(("mixed", Some("10.0.0.1:8081"), Some("http://x/"), None), "Endpoints", "10.0.0.1:8081", app);
+    // Policies know the port that was asked for, and believe no name of TLS that weir did not end.
+    says(("mixed", Some("10.0.0.1:9999"), None, None), "Answer", "reset", "the connection is refused");
+    says(("named", Some("10.0.0.1:80"), Some("http://secret/"), None), "Answer", "403 denied", "the request is refused");
+    assert_eq!(ask("named", Some("10.0.0.1:80"), Some("http://open/"), None).unwrap().value("Answer", "403 denied"), None);
+    says(("named", Some("10.0.0.1:443"), Some("https://open/"), None), "Answer", "reset", "the connection is refused");
+    // Ports of weir's own.
+    let own = "own_port: a port of weir's own, where nobody but weir and the app has business";
+    says(("mixed", Some("10.0.0.1:15000"), Some("http://x/"), None), "Answer", "reset", own);
+    says(("out", Some("127.0.0.1:15000"), None, None), "Answer", "reset", own);
+    says(("out", Some("10.0.0.9:15000"), None, None), "Endpoints", "10.0.0.9:15000", "where the connection was going");
+    says(("out", Some("127.0.0.1:15001"), Some("http://x/"), None), "Connection", "was going to", "the listener itself");
+    // Of an address TLS shows no name, and TLS is not looked into where it is HTTP that is spoken.
+    says(("out", Some("10.0.0.9:443"), https, None), "Endpoints", "127.0.0.1:9", "weight 1");
+    says(
+        ("out", Some("10.0.0.9:443"), Some("https://10.0.0.9/"), None),
+        "Endpoints",
+        "10.0.0.9:443",
+        "where the connection was going",
+    );
+    says(("out", Some("[::ffff:10.0.0.9]:80"), None, None), "Connection", "was going to", "10.0.0.9:80");
+    for to in [Some("10.0.0.9:8443"), None] {
+        assert!(ask("out", to, https, None).unwrap_err().contains("it is HTTP that is spoken there"));
+    }
+    // A line is named where one says so, and none where none does.
+    let text = ask("out", Some("10.0.0.9:8443"), Some("http://x/"), None).unwrap().text("f.yaml");
+    for line in ["  is spoken      HTTP  (f.yaml:6)", "  out:passthrough  100 %"] {
+        assert!(text.lines().any(|found| found.split_whitespace().eq(line.split_whitespace())), "{line}\n{text}");
     }
 }

@@ -3,13 +3,17 @@
 //! Injection begins by taking away what an earlier one has added, so that twice is once and new settings take the place of old
 //! ones. What is ours is known by its name, and only in a pod that says in an annotation that it was injected.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use serde_json::Value;
+use weir_config::schema::Direction;
+use weir_config::snapshot::{AdminAddress, Listener};
 
 use super::probes::{self, PORT};
 use super::settings::{PREFIX, Said, Settings};
 use super::{Outcome, config};
 use crate::manifest::{Item, Node};
-use crate::redirect::options::UID;
+use crate::redirect::options::{ADMIN, UID};
 
 /// The sidecar.
 pub const CONTAINER: &str = "weir";
@@ -65,7 +69,7 @@ pub(super) fn inject(
         Some(_) if settings.config_map.is_some() => {
             warnings.push(format!("`{PREFIX}config` is not looked at, for there is a ConfigMap"));
         }
-        Some(text) => check(text)?,
+        Some(text) => check(text, &settings)?,
         None => {}
     }
     if settings.redirect && settings.rules.uid.is_none() && settings.rules.gid.is_none() {
@@ -112,17 +116,39 @@ pub(super) fn inject(
     Ok(Outcome::Injected)
 }
 
-/// Whether weir will start with this configuration, and the kubelet find out.
-fn check(text: &str) -> Result<(), Vec<String>> {
+/// Whether weir will start with this configuration and take what it is handed, and whether the kubelet and hooks find it.
+fn check(text: &str, settings: &Settings) -> Result<(), Vec<String>> {
     let key = own("config");
     let (_, snapshot) =
         weir_config::load(text).map_err(|wrong| wrong.iter().map(|mistake| mistake.render(&key)).collect::<Vec<_>>())?;
-    if snapshot.bootstrap.probes.iter().any(|address| address.port() == PORT && !address.ip().is_loopback()) {
-        return Ok(());
+    let mut wrong = Vec::new();
+    if !snapshot.bootstrap.probes.iter().any(|address| address.port() == PORT && !address.ip().is_loopback()) {
+        wrong.push(format!(
+            "`{key}`: nobody could tell whether weir is ready: add `probes: {{ listen: [\"0.0.0.0:{PORT}\", \"[::]:{PORT}\"] }}`"
+        ));
     }
-    Err(vec![format!(
-        "`{key}`: nobody could tell whether weir is ready: add `probes: {{ listen: [\"0.0.0.0:{PORT}\", \"[::]:{PORT}\"] }}`"
-    )])
+    let admin = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ADMIN);
+    if snapshot.bootstrap.admin != Some(AdminAddress::Tcp(admin)) {
+        wrong.push(format!("`{key}`: the hook by which weir leaves asks {admin}: leave `admin` as it is by default"));
+    }
+    let handed = [(Direction::Outbound, settings.rules.outbound), (Direction::Inbound, settings.rules.inbound)];
+    for (direction, port) in
+        handed.into_iter().filter_map(|(direction, port)| Some((direction, port.filter(|_| settings.redirect)?)))
+    {
+        let takes = |listener: &Listener| {
+            let listens = listener.addresses.iter().any(|address| address.port() == port);
+            listener.direction == direction && listener.original.is_some() && listens
+        };
+        if !snapshot.listeners.iter().any(takes) {
+            let direction = if direction == Direction::Outbound { "outbound" } else { "inbound" };
+            wrong.push(format!(
+                "`{key}`: the pod's {direction} connections are handed to port {port}, and no listener takes them: add one with \
+                 `direction: {direction}` and `original_destination: true`, or hand nothing over with `{}: \"false\"`",
+                own("redirect")
+            ));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
 /// A native sidecar and its rules come before everything, so that init containers are in the mesh too. With a classic one

@@ -117,12 +117,21 @@ fn families(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<(Tools, Option<
     Ok(found)
 }
 
-/// Puts the rules in place of those that are there.
+/// Whether iptables can do all of it.
+///
+/// # Errors
+/// What it cannot.
+pub fn fits(plan: &Plan) -> anyhow::Result<()> {
+    ensure!(!plan.routes, "callers' addresses are preserved by nftables only");
+    Ok(())
+}
+
+/// Puts the rules in place of those that are there, those of each family at once.
 ///
 /// # Errors
 /// What the programs say; no rules are there then.
 pub fn install(plan: &Plan, flavour: Flavour) -> anyhow::Result<()> {
-    ensure!(!plan.routes, "callers' addresses are preserved by nftables only");
+    fits(plan)?;
     let families = families(plan, flavour)?;
     for (tools, wanted) in &families {
         if let Err(error) = tools.lead_to(*wanted) {

@@ -15,7 +15,7 @@ pub const OUTBOUND: u16 = 15001;
 /// Where connections to the app are handed to weir.
 pub const INBOUND: u16 = 15006;
 /// Where weir's admin server and its probes server usually are. App Mesh had its inbound port at the former.
-const ADMIN: u16 = 15000;
+pub const ADMIN: u16 = 15000;
 const PROBES: u16 = 15020;
 /// Inbound ports that are not weir's business: its own probes, and the way in when it has failed.
 pub const EXCLUDED_PORTS: [u16; 2] = [22, PROBES];
@@ -44,7 +44,7 @@ pub struct Options {
     pub uid: Option<u32>,
     /// The group that weir runs as; its own connections pass.
     pub gid: Option<u32>,
-    /// A mark of packets that pass.
+    /// A mark of packets that pass. Somebody else makes it: weir marks what it calls in callers' names only.
     pub mark: Option<u32>,
     /// Users whose connections pass.
     pub exclude_uids: Vec<u32>,
@@ -106,7 +106,8 @@ impl Options {
         }
     }
 
-    /// The arguments of `weir redirect install` that say the same. IPv6 is not among them: where it is not, nobody misses it.
+    /// The arguments of `weir redirect install` that say the same. IPv6 is named only where it is to be left alone: where there is
+    /// none, nobody misses it.
     pub fn arguments(&self) -> Vec<String> {
         let default = Self::default();
         let mut said = Vec::new();
@@ -145,6 +146,9 @@ impl Options {
         ];
         if self.preserve_source {
             said.push("--preserve-source".to_owned());
+        }
+        if !self.ipv6 {
+            said.push("--ipv6=off".to_owned());
         }
         let mut say = |name: &str, value: String| said.push(format!("--{name}={value}"));
         for (name, list) in lists {

@@ -71,7 +71,7 @@ pub(super) struct Injection {
 
 impl Injection {
     pub(super) fn settings(self) -> anyhow::Result<Settings> {
-        let mut rules = self.rules.options()?;
+        let mut rules = self.rules.options(true)?;
         rules.follow_user();
         // An empty word is nothing said, as it is in annotations.
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());

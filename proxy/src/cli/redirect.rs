@@ -67,7 +67,7 @@ pub(super) struct Rules {
     /// The group that weir runs as: its own connections pass. `none` if they are known otherwise.
     #[arg(long, default_value_t = Id(Some(options::UID)), value_name = "ID")]
     gid: Id,
-    /// A mark (SO_MARK) of packets that pass.
+    /// A mark (SO_MARK) of packets that pass. weir's own have none: this is for what rules or programs of yours mark.
     #[arg(long, value_name = "NUMBER", value_parser = mark)]
     mark: Option<u32>,
     /// Users whose connections pass.
@@ -155,15 +155,15 @@ fn mark(text: &str) -> Result<u32, String> {
 
 impl Rules {
     fn plan(self) -> anyhow::Result<Plan> {
-        Ok(plan(&self.options()?))
+        Ok(plan(&self.options(has_ipv6())?))
     }
 
-    /// What these arguments mean.
-    pub(super) fn options(self) -> anyhow::Result<Options> {
+    /// What these arguments mean where there is IPv6, or is not.
+    pub(super) fn options(self, has_ipv6: bool) -> anyhow::Result<Options> {
         let ipv6 = match self.ipv6 {
             Ipv6::On => true,
             Ipv6::Off => false,
-            Ipv6::Auto => has_ipv6(),
+            Ipv6::Auto => has_ipv6,
         };
         let defaults = Options::default();
         let named = |ports: &Ports| !self.include_inbound_ports.contains(ports);
@@ -233,7 +233,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
             [] => "there were no rules\n".to_owned(),
             some => format!("removed: {}\n", some.iter().map(Backend::to_string).collect::<Vec<_>>().join(", ")),
         },
-        Command::Print { rules, backend } => text(&rules.plan()?, backend),
+        Command::Print { rules, backend } => text(&rules.plan()?, backend)?,
     };
     Ok(super::print(&said))
 }
@@ -255,14 +255,15 @@ fn check(plan: &Plan) -> anyhow::Result<ExitCode> {
 }
 
 /// The rules as text.
-fn text(plan: &Plan, by: By) -> String {
-    if matches!(by, By::Auto | By::Nftables) || plan.routes {
-        return nft::script(plan);
+fn text(plan: &Plan, by: By) -> anyhow::Result<String> {
+    if matches!(by, By::Auto | By::Nftables) {
+        return Ok(nft::script(plan));
     }
+    iptables::fits(plan)?;
     let mut text = format!("# iptables-restore --noflush\n{}", iptables::script(plan, false));
     if plan.ipv6 {
         text.push_str("# ip6tables-restore --noflush\n");
         text.push_str(&iptables::script(plan, true));
     }
-    text
+    Ok(text)
 }

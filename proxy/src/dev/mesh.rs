@@ -110,7 +110,7 @@ pub(super) fn read(text: &str, remotes: &[(String, String)]) -> Result<Mesh, Vec
         Some(Node { value: Value::Mapping(entries), .. }) => entries.iter().map(|(key, _)| key.name.as_str()).collect(),
         _ => Vec::new(),
     };
-    for (name, url) in remotes.iter().filter(|(name, _)| !known().contains(&name.as_str())) {
+    for (name, url) in remotes.iter().filter(|(name, _)| !known().is_empty() && !known().contains(&name.as_str())) {
         found.error(&path, format!("`--remote {name}={url}` is about none of the services")).hint = Some(suggest(name, known()));
     }
     for (place, service) in services.iter().enumerate() {

@@ -40,7 +40,7 @@ pub struct Dev {
     pub admin: u16,
     /// The first port of the sidecars.
     pub base: u16,
-    /// Services that are elsewhere, whatever the file says, by name and URL.
+    /// Services of the mesh that are elsewhere this time, by name and URL.
     pub remotes: Vec<(String, String)>,
     /// The service that the command is.
     pub service: Option<String>,

@@ -38,13 +38,17 @@ fn are_there(dir: &Path, own: &HashSet<u64>) -> bool {
     })
 }
 
+/// Docker's name server stands in each container of a network that compose makes: 127.0.0.11, where nobody else is.
+const NAME_SERVER: &str = "0B00007F:";
+
 /// A line of the table is `sl local remote state queues timer retransmits uid timeout inode ...`.
 fn is_somebody_elses(line: &str, own: &HashSet<u64>) -> Option<bool> {
-    let mut words = line.split_ascii_whitespace().skip(3);
-    let state = words.next()?;
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let local = words.next()?;
+    let state = words.nth(1)?;
     let inode: u64 = words.nth(5)?.parse().ok()?;
     // What a process has left behind has no inode.
-    Some(state != TIME_WAIT && inode != 0 && !own.contains(&inode))
+    Some(state != TIME_WAIT && inode != 0 && !local.starts_with(NAME_SERVER) && !own.contains(&inode))
 }
 
 const TIME_WAIT: &str = "06";
@@ -69,9 +73,11 @@ mod tests {
             "   1: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0";
         let left = "   2: 0100007F:1F90 0100007F:0050 06 00000000:00000000 03:00001234 00000000     0        0 0 3 0";
         let orphan = "   3: 0100007F:1F90 0100007F:0050 05 00000000:00000000 03:00001234 00000000     0        0 0 3 0";
+        let names =
+            "   4: 0B00007F:A2C9 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0";
         let ours = HashSet::from([4711]);
         assert!(are_there(table(&[own, app]).path(), &ours));
-        assert!(!are_there(table(&[own, left, orphan]).path(), &ours));
+        assert!(!are_there(table(&[own, left, orphan, names]).path(), &ours));
         assert!(are_there(table(&[own]).path(), &HashSet::new()));
         assert!(!are_there(table(&["", "nonsense", "1: 2 3"]).path(), &ours));
         assert!(!are_there(Path::new("/nowhere"), &ours));

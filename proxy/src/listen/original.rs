@@ -2,7 +2,7 @@
 //!
 //! Decides by what is declared for the port, by what mutual TLS has agreed on, else by the first bytes ([`crate::detect`]).
 //! A caller that says nothing may wait for a server that speaks first; so whoever it wants to reach is called meanwhile, and
-//! the first of the two to speak decides.
+//! the first of the two to speak decides. What servers of HTTP/2 say at once decides nothing: their callers have yet to begin.
 
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
@@ -171,7 +171,7 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
     let current = connection.listener.current(&connection.worker);
     let cluster = current.prepared.cluster(&connection.worker, target.cluster);
     let mut report = Report::default();
-    let mut opened = None;
+    let (mut opened, mut awaits_caller) = (None, false);
     let judged = {
         let mut reading = pin!(read_or_end(stream, begun, member, &mut patience, judge));
         let mut opening = pin!(attempts::open(&cluster, &connection.worker, &connection.ends, &mut report));
@@ -189,13 +189,14 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
             }
             match &opened {
                 None => Poll::Pending,
+                Some(Ok(_)) if awaits_caller => Poll::Pending,
                 Some(Ok((_, upstream))) => {
-                    let said = ready!(upstream.poll_said(cx));
-                    if said.is_err() {
+                    match ready!(upstream.poll_said(cx)) {
+                        Ok(is_http2) => awaits_caller = is_http2,
                         // Nobody sees this error a second time.
-                        opened = Some(Err(Fault::UpstreamReset));
+                        Err(_) => opened = Some(Err(Fault::UpstreamReset)),
                     }
-                    Poll::Ready(Ok(Spoken::Opaque))
+                    if awaits_caller { Poll::Pending } else { Poll::Ready(Ok(Spoken::Opaque)) }
                 }
                 Some(Err(_)) => silence.as_mut().poll(cx).map(|()| Ok(Spoken::Opaque)),
             }
@@ -208,7 +209,7 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
     };
     if judged == Ok(Spoken::Http) {
         // What says nothing is there for HTTP too.
-        if let Some(Ok((lease, _))) = opened {
+        if let Some(Ok((lease, _))) = opened.filter(|_| !awaits_caller) {
             lease.unused(&cluster.config());
         }
         return settle(judged, None);

@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use socket2::SockRef;
 
+use crate::detect::greets_by_http2;
 use crate::h1::wire::Wire;
 
 /// What a stream is asked to take at once.
@@ -46,16 +47,23 @@ impl Side {
         }
     }
 
-    /// Ready when it has said something, or has no more to say. What it said is taken later.
+    /// Ready when it has said enough to be told by, or has no more to say: whether it is HTTP/2 that it speaks. What it said is
+    /// taken later.
     ///
     /// # Errors
     /// It broke.
-    pub fn poll_said(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Wire(wire) if wire.is_empty() => wire.poll_fill(cx).map_ok(drop),
-            Self::Wire(_) => Poll::Ready(Ok(())),
-            // A stream is asked for by those only who have something to say themselves.
-            Self::Stream(_) => Poll::Pending,
+    pub fn poll_said(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // A stream is asked for by those only who have something to say themselves.
+        let Self::Wire(wire) = self else { return Poll::Pending };
+        loop {
+            if !wire.is_empty()
+                && let Some(is_http2) = wire.with_unread(|said| greets_by_http2(said))
+            {
+                return Poll::Ready(Ok(is_http2));
+            }
+            if ready!(wire.poll_fill(cx))? == 0 {
+                return Poll::Ready(Ok(false));
+            }
         }
     }
 

@@ -140,7 +140,7 @@ async fn annotations() -> Result {
         (&["weir.proxy/config-map: routes"], "configMap:\n      name: routes"),
         (
             &[
-                "weir.proxy/config: '{probes: {listen: \"0.0.0.0:15020\"}, listeners: [{name: a, listen: \"127.0.0.1:1\", direction: outbound}]}'",
+                "weir.proxy/config: '{probes: {listen: \"0.0.0.0:15020\"}, listeners: [{name: o, listen: \"127.0.0.1:15001\", direction: outbound, original_destination: true}, {name: i, listen: \"0.0.0.0:15006\", direction: inbound, original_destination: true}]}'",
             ],
             "metadata.annotations['weir.proxy/config']",
         ),
@@ -175,7 +175,17 @@ async fn mistakes() -> Result {
         (&["weir.proxy/config: 'foo: 1'"], &["weir.proxy/config:1:1", "foo"]),
         (
             &["weir.proxy/config: '{listeners: [{name: a, listen: \"127.0.0.1:1\", direction: outbound}]}'"],
-            &["weir.proxy/config", "add `probes:"],
+            &[
+                "weir.proxy/config",
+                "add `probes:",
+                "outbound connections are handed to port 15001, and no listener takes them",
+                "inbound connections are handed to port 15006",
+                "`weir.proxy/redirect: \"false\"`",
+            ],
+        ),
+        (
+            &["weir.proxy/config: '{admin: {listen: \"off\"}, listeners: []}'"],
+            &["the hook by which weir leaves asks 127.0.0.1:15000"],
         ),
         (&["weir.proxy/log: loud"], &["weir.proxy/log", "`debug`"]),
         (&["weir.proxy/cpu-request: lots"], &["weir.proxy/cpu-request", "`10m`"]),

@@ -1,9 +1,11 @@
 //! Two pods with a weir beside each app, and apps that know nothing of it.
 
 use weir_tests::peers::Peer;
-use weir_tests::{Result, Trial, holds, same, test_with};
+use weir_tests::pod::Program;
+use weir_tests::weir::binary;
+use weir_tests::{Result, Trial, holds, same, test_alone_with, test_with};
 
-use super::{DIRECT, Pair, SIDECAR, TALK};
+use super::{DIRECT, GRPC, Pair, SIDECAR, TALK, UNSEEN};
 
 pub fn trials() -> Vec<Trial> {
     let needs = ["nginx", "curl", "redis-server", "nft", "iptables"].map(Peer::Program).into_iter().chain([Peer::Namespaces]);
@@ -11,13 +13,17 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         test_with("redirect::flow::the_app_is_found_wherever_it_listens", &needs, wherever),
         test_with("redirect::flow::ports_of_weir_itself_are_refused", &needs, own_ports),
-        test_with("redirect::flow::who_speaks_first_is_heard_at_once", &needs, speaks_first),
+        test_alone_with("redirect::flow::who_speaks_first_is_heard_at_once", &needs, speaks_first),
+        test_with("redirect::flow::what_is_excluded_passes", &needs, exclusions),
         test_with("redirect::flow::slow_and_torn_beginnings_are_what_they_are", &needs, slow),
         test_with("redirect::flow::routes_by_destination_and_by_server_name", &needs, destinations),
         test_with("redirect::flow::unknown_destinations_are_refused_where_they_are_to_be", &needs, denied),
         test_with("redirect::flow::what_comes_round_is_stopped", &needs, comes_round),
         test_with("redirect::flow::a_pod_calls_itself_as_a_service", &needs, itself),
     ];
+    let more = [Peer::Python("grpc"), Peer::Program("initdb"), Peer::Program("psql")];
+    let more: Vec<Peer> = needs.iter().copied().chain(more).collect();
+    trials.push(test_with("redirect::flow::applications_as_they_are", &more, applications));
     for backend in ["nftables", "iptables-nft", "iptables-legacy"] {
         for families in ["ipv4", "ipv6", "dual"] {
             let name = format!("redirect::flow::{}_{families}", backend.replace('-', "_"));
@@ -99,13 +105,16 @@ async fn own_ports() -> Result {
 }
 
 async fn speaks_first() -> Result {
-    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
-    pair.serve_greetings("0.0.0.0", 2525)?;
-    pair.serve_greetings("0.0.0.0", 3306)?;
+    let mut pair = Pair::with_sidecars("--exclude-outbound-ports 2526 --exclude-inbound-ports 2526", SIDECAR, SIDECAR)?;
+    for port in [2525, 2526, 3306] {
+        pair.serve_greetings("0.0.0.0", port)?;
+    }
     // The median of many, for machines are busy.
+    let direct: f64 = pair.talk("greeted 10.0.0.2 2526 51")?.parse()?;
     let found_out: f64 = pair.talk("greeted 10.0.0.2 2525 51")?.parse()?;
     let declared: f64 = pair.talk("greeted 10.0.0.2 3306 51")?.parse()?;
-    holds!(found_out < 10.0, "{found_out} ms through two sidecars that find it out");
+    let most = if binary().iter().any(|part| part == "debug") { 10.0 } else { 5.0 };
+    holds!(found_out - direct < most, "{found_out} ms through two sidecars that find it out, {direct} ms without");
     holds!(declared < found_out, "{declared} ms where it is declared, {found_out} ms where not");
     Ok(())
 }
@@ -113,9 +122,103 @@ async fn speaks_first() -> Result {
 async fn slow() -> Result {
     let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
     pair.serve_http(&["8080", "8081 http2"])?;
-    // SETTINGS.
-    same!(pair.talk("slow 10.0.0.2 8081")?, "4");
+    let mut eager = pair.server.command("python3");
+    let mut eager = Program::start({
+        eager.args([TALK, "eager", "0.0.0.0", "8082"]);
+        eager
+    })?;
+    eager.wait_for("serving")?;
+    // SETTINGS, from whoever is in front. Past the caller's own sidecar, it is the callee's that finds it out. Whoever is meant
+    // has been called by the first byte, and may have said its own SETTINGS.
+    for port in [8081, 8082] {
+        same!(pair.talk(&format!("slow 10.0.0.2 {port}"))?, "4");
+        same!(pair.client.run(&format!("{UNSEEN} python3 {TALK} slow 10.0.0.2 {port}"))?.trim(), "4");
+    }
     same!(pair.talk("torn 10.0.0.2 8080")?, "HTTP/1.1 200 OK");
+    same!(pair.client.run(&format!("{UNSEEN} python3 {TALK} torn 10.0.0.2 8080"))?.trim(), "HTTP/1.1 200 OK");
+    // By the caller's sidecar the torn request comes to the callee's in one piece, and connections that were opened in vain.
+    for (pod, listener, http1) in [(&pair.client, "outbound", 1), (&pair.server, "inbound", 2)] {
+        let count = |protocol: &str| {
+            pair.counter(pod, "weir_downstream_protocols_total", &format!("listener=\"{listener}\",protocol=\"{protocol}\""))
+        };
+        same!((count("http1")?, count("http2")?), (http1, 2), "{listener}");
+        holds!(listener == "inbound" || count("tcp")? == 0, "{}", count("tcp")?);
+    }
+    Ok(())
+}
+
+/// Clients and servers as they are: gRPC's servers say their SETTINGS before they were asked anything, PostgreSQL's protocol is
+/// of those that are declared, and found out on another port.
+async fn applications() -> Result {
+    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    let port = pair.serve_grpc()?;
+    for group in ["kinds", "metadata", "cancel", "large"] {
+        let told = pair.client.run(&format!("python3 {GRPC} check 10.0.0.2:{port} {group}"))?;
+        holds!(told.contains("all checks passed"), "{group}: {told}");
+    }
+    // Four channels on four connections, which become streams of fewer. A caller that was slow to begin has somebody called for
+    // it in vain, of which the callee's sidecar sees a connection.
+    let count = |pod, listener: &str, protocol: &str| {
+        pair.counter(pod, "weir_downstream_protocols_total", &format!("listener=\"{listener}\",protocol=\"{protocol}\""))
+    };
+    let out = |protocol| count(&pair.client, "outbound", protocol);
+    same!((out("http1")?, out("http2")?, out("tcp")?), (0, 4, 0));
+    holds!(count(&pair.server, "inbound", "http2")? >= 1 && count(&pair.server, "inbound", "http1")? == 0);
+    for place in [0, 1] {
+        pair.programs[place].wait_for("\"grpc_status\":0")?;
+    }
+    for port in [5432, 7432] {
+        pair.serve_postgres(port)?;
+        let asked = "psql -h 10.0.0.2 -U postgres -d postgres -Atc 'select 6 * 7'";
+        same!(pair.client.run(&format!("PGSSLMODE=disable {asked} -p {port}"))?.trim(), "42", "{port}");
+        pair.programs.pop();
+    }
+    Ok(())
+}
+
+/// What is excluded goes past both sidecars, and what is included does not.
+async fn exclusions() -> Result {
+    let install =
+        "--exclude-outbound-ports 8081 --exclude-outbound-cidrs 10.98.0.0/16 --exclude-uids 4242 --exclude-inbound-ports 8082";
+    let mut pair = Pair::with_sidecars(install, SIDECAR, SIDECAR)?;
+    pair.serve_http(&["8080", "[::]:8080 ipv6only=on", "8081", "8082"])?;
+    // Platforms' metadata, and other addresses of the server.
+    let elsewhere = ["169.254.169.254", "169.254.170.2", "169.254.170.23", "10.98.0.9", "10.97.0.9"];
+    for address in elsewhere {
+        pair.server.run(&format!("ip addr add {address}/32 dev lo"))?;
+        pair.client.run(&format!("ip route add {address}/32 via 10.0.0.2"))?;
+    }
+    for address in ["fd00:ec2::254", "fd00:ec2::23"] {
+        pair.server.run(&format!("ip -6 addr add {address}/128 dev lo nodad"))?;
+        pair.client.run(&format!("ip -6 route add {address}/128 via fd00:0::2"))?;
+    }
+    let seen = |pod, listener: &str| pair.counter(pod, "weir_downstream_connections_total", &format!("listener=\"{listener}\""));
+    for (what, [out, inn]) in [
+        ("curl -sS -m 5 http://10.0.0.2:8080/", [1, 1]),
+        ("curl -sS -m 5 http://10.97.0.9:8080/", [1, 1]),
+        ("curl -sS -m 5 http://10.98.0.9:8080/", [0, 1]),
+        ("curl -sS -m 5 http://169.254.169.254:8080/", [0, 1]),
+        ("curl -sS -m 5 http://169.254.170.2:8080/", [0, 1]),
+        ("curl -sS -m 5 http://169.254.170.23:8080/", [0, 1]),
+        ("curl -sS -m 5 'http://[fd00:ec2::254]:8080/'", [0, 1]),
+        ("curl -sS -m 5 'http://[fd00:ec2::23]:8080/'", [0, 1]),
+        ("curl -sS -m 5 http://10.0.0.2:8081/", [0, 1]),
+        ("curl -sS -m 5 http://10.0.0.2:8082/", [1, 0]),
+        ("setpriv --reuid 4242 --clear-groups curl -sS -m 5 http://10.0.0.2:8080/", [0, 1]),
+    ] {
+        let before = [seen(&pair.client, "outbound")?, seen(&pair.server, "inbound")?];
+        holds!(pair.client.run(what)?.contains("by HTTP/1.1"), "{what}");
+        let after = [seen(&pair.client, "outbound")?, seen(&pair.server, "inbound")?];
+        same!([after[0] - before[0], after[1] - before[1]], [out, inn], "{what}");
+    }
+    // Interfaces pass as a whole, both ways.
+    let binary = binary();
+    for pod in [&pair.client, &pair.server] {
+        pod.run(&format!("{} redirect install --exclude-interfaces w0", binary.display()))?;
+    }
+    let before = [seen(&pair.client, "outbound")?, seen(&pair.server, "inbound")?];
+    same!(pair.curl("http://10.0.0.2:8080/")?, "8080 by HTTP/1.1\n");
+    same!([seen(&pair.client, "outbound")?, seen(&pair.server, "inbound")?], before);
     Ok(())
 }
 
@@ -152,7 +255,7 @@ clusters:
     }
     pair.programs[0].wait_for("\"authority\":\"a.secret.example\"")?;
     // The same is told to who asks.
-    let admin = format!("{} explain --admin 127.0.0.1:15000", weir_tests::weir::binary().display());
+    let admin = format!("{} explain --admin 127.0.0.1:15000", binary().display());
     for (question, route) in [
         ("--to 10.96.0.7:6379", "cache"),
         ("--to 10.96.3.3:4444", "any-greeter"),
