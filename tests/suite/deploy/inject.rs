@@ -184,7 +184,9 @@ async fn mistakes() -> Result {
             ],
         ),
         (
-            &["weir.proxy/config: '{admin: {listen: \"off\"}, listeners: []}'"],
+            &[
+                "weir.proxy/config: '{admin: {listen: \"off\"}, listeners: [{name: a, listen: \"127.0.0.1:1\", direction: outbound}]}'",
+            ],
             &["the hook by which weir leaves asks 127.0.0.1:15000"],
         ),
         (&["weir.proxy/log: loud"], &["weir.proxy/log", "`debug`"]),
