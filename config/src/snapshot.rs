@@ -110,6 +110,7 @@ impl Snapshot {
         let listeners = self.listeners.iter().flat_map(|listener| listener.addresses.iter().copied());
         servers.chain(listeners).any(|own| own.port() == port)
     }
+
     /// A listener by name.
     pub fn listener_named(&self, name: &str) -> Option<ListenerId> {
         let place = self.listeners.iter().position(|listener| &*listener.name == name)?;

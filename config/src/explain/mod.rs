@@ -54,9 +54,12 @@ pub fn explain(
     let mut talk = Talk { snapshot, id, question, to: question.to, draw, states, lines, out: Explanation::default() };
     let listener = talk.listener();
     talk.out.add("Listener", &*listener.name, listed(&listener.addresses), talk.lines.at(&talk.place()));
-    if talk.is_own_port() {
-        talk.reset("own_port: a port of weir's own, where nobody but weir and the app has business", Source::Derived);
-        return Ok(talk.out);
+    if let Some(port) = talk.own_port() {
+        if !listener.addresses.iter().any(|address| address.port() == port) {
+            talk.reset("own_port: a port of weir's own, where nobody but weir and the app has business", Source::Derived);
+            return Ok(talk.out);
+        }
+        talk.to = None;
     }
     match talk.spoken()? {
         Spoken::Tcp(cluster) => talk.tcp(cluster),
@@ -119,19 +122,11 @@ impl<'a> Talk<'a> {
         steps(&[&"listeners", &self.id.index()])
     }
 
-    /// Whether it was going to weir's own servers or listeners here; the listener that takes it is called itself then.
-    fn is_own_port(&mut self) -> bool {
-        let Some(to) = self.to else { return false };
-        let listener = self.listener();
+    /// The port, if it was going to one of weir's own servers or listeners here.
+    fn own_port(&self) -> Option<u16> {
+        let (to, listener) = (self.to?, self.listener());
         let here = listener.is_inbound() || to.ip().is_loopback() || Some(to.ip()) == self.question.from.address;
-        if listener.original.is_none() || !here || !self.snapshot.is_own_port(to.port()) {
-            return false;
-        }
-        let itself = listener.addresses.iter().any(|address| address.port() == to.port());
-        if itself {
-            self.to = None;
-        }
-        !itself
+        (listener.original.is_some() && here && self.snapshot.is_own_port(to.port())).then_some(to.port())
     }
 
     fn spoken(&mut self) -> Result<Spoken<'a>, String> {
