@@ -1,8 +1,8 @@
 //! The rules for kernels without nf_tables, or without enough of it, by the programs of iptables: `iptables-nft` or
 //! `iptables-legacy`, whichever is there. They must be installed, as they are not in weir's own image.
 //!
-//! Each family is one transaction; if one is refused, neither has rules. Rules are written exactly as `iptables-save` shows them, so that what is there can be
-//! compared with what should be.
+//! Each family is one transaction; if the second is refused, the first goes back to what it had. Rules are written exactly as
+//! `iptables-save` shows them, so that what is there can be compared with what should be, and put back.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -69,13 +69,18 @@ impl Tools {
         self.flavour == Flavour::Nft || std::fs::read_to_string(listed).is_ok_and(|names| names.lines().any(|name| name == "nat"))
     }
 
-    /// Puts these rules, or none, in place of those that are there.
-    fn lead_to(&self, wanted: Option<&Plan>) -> anyhow::Result<()> {
-        let saved = self.saved()?;
-        if wanted.is_none() && !saved.iter().any(|line| is_ours(line)) {
-            return Ok(());
+    /// What is there of ours.
+    fn ours(&self) -> anyhow::Result<Ours> {
+        Ok(Ours::of(&self.saved()?))
+    }
+
+    /// Puts these rules in place of those that are there, and gives those.
+    fn lead_to(&self, wanted: &Ours) -> anyhow::Result<Ours> {
+        let there = self.ours()?;
+        if !(there.is_empty() && wanted.is_empty()) {
+            self.restore(&transition(&there, wanted))?;
         }
-        self.restore(&transition(&saved, wanted, self.ipv6))
+        Ok(there)
     }
 
     fn restore(&self, script: &str) -> anyhow::Result<()> {
@@ -101,13 +106,13 @@ fn complaint(stderr: &[u8]) -> String {
 
 /// The programs for each family, and the rules that it is to have. A family without rules needs no programs: where there
 /// are none, nobody has put rules there.
-fn families(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<(Tools, Option<&Plan>)>> {
+fn families(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<(Tools, Ours)>> {
     let mut found = Vec::new();
     for ipv6 in [false, true] {
-        let wanted = (plan.ipv6 || !ipv6).then_some(plan);
+        let wanted = if plan.ipv6 || !ipv6 { Ours::planned(plan, ipv6) } else { Ours::default() };
         match Tools::find(flavour, ipv6) {
             Some(tools) => found.push((tools, wanted)),
-            None if wanted.is_none() => {}
+            None if wanted.is_empty() => {}
             None => {
                 let name = if ipv6 { "ip6tables" } else { "iptables" };
                 bail!("`{name}-restore` ({flavour:?}) is not installed");
@@ -129,17 +134,22 @@ pub fn fits(plan: &Plan) -> anyhow::Result<()> {
 /// Puts the rules in place of those that are there, those of each family at once.
 ///
 /// # Errors
-/// What the programs say; no rules are there then.
+/// What the programs say; the rules that were there are there still. Or that there are none: they could not be put back.
 pub fn install(plan: &Plan, flavour: Flavour) -> anyhow::Result<()> {
     fits(plan)?;
-    let families = families(plan, flavour)?;
-    for (tools, wanted) in &families {
-        if let Err(error) = tools.lead_to(*wanted) {
-            // Half of the rules would be worse than none.
-            for (tools, _) in &families {
-                let _ = tools.lead_to(None);
+    let mut done: Vec<(Tools, Ours)> = Vec::new();
+    for (tools, wanted) in families(plan, flavour)? {
+        match tools.lead_to(&wanted) {
+            Ok(before) => done.push((tools, before)),
+            Err(error) => {
+                let back = done.iter().try_for_each(|(tools, before)| tools.lead_to(before).map(drop));
+                let Err(why) = back else { return Err(error) };
+                // Half of the rules would be worse than none.
+                return Err(error.context(match remove(flavour) {
+                    Ok(_) => format!("no rules are there any more, as the older ones cannot be put back ({why:#})"),
+                    Err(_) => format!("one family has the new rules and the other has not ({why:#})"),
+                }));
             }
-            return Err(error);
         }
     }
     Ok(())
@@ -153,9 +163,8 @@ pub fn remove(flavour: Flavour) -> anyhow::Result<bool> {
     let mut any = false;
     for one in [false, true].into_iter().filter_map(|ipv6| Tools::find(flavour, ipv6)) {
         // A family that the kernel does not have has no rules.
-        let Ok(saved) = one.saved() else { continue };
-        if saved.iter().any(|line| is_ours(line)) {
-            one.lead_to(None)?;
+        if one.ours().is_ok_and(|ours| !ours.is_empty()) {
+            one.lead_to(&Ours::default())?;
             any = true;
         }
     }
@@ -168,18 +177,18 @@ pub fn remove(flavour: Flavour) -> anyhow::Result<bool> {
 /// The programs are not there, or say no.
 pub fn differences(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
-    for (one, plan) in families(plan, flavour)? {
-        let chains = plan.map_or(&[][..], |plan| &plan.chains);
-        let saved: Vec<String> = one.saved()?.into_iter().filter(|line| is_ours(line) && line.starts_with("-A")).collect();
-        let wanted: Vec<String> = chains.iter().flat_map(|chain| lines(chain, one.ipv6)).collect();
+    for (one, wanted) in families(plan, flavour)? {
+        let there = one.ours()?;
         let (save, family) = (&one.save, if one.ipv6 { "IPv6" } else { "IPv4" });
-        found.extend(wanted.iter().filter(|line| !saved.contains(line)).map(|line| format!("{family}: missing: {line}")));
-        found.extend(saved.iter().filter(|line| !wanted.contains(line)).map(|line| format!("{family}: too much: {line}")));
-        let ordered = |chain: &Chain| {
-            let of = |line: &&String| line.starts_with(&format!("-A {} ", name(chain.name)));
-            wanted.iter().filter(of).eq(saved.iter().filter(of))
+        let missing = wanted.rules.iter().filter(|line| !there.rules.contains(line));
+        found.extend(missing.map(|line| format!("{family}: missing: {line}")));
+        let too_much = there.rules.iter().filter(|line| !wanted.rules.contains(line));
+        found.extend(too_much.map(|line| format!("{family}: too much: {line}")));
+        let ordered = |chain: &String| {
+            let of = |line: &&String| line.starts_with(&format!("-A {chain} "));
+            wanted.rules.iter().filter(of).eq(there.rules.iter().filter(of))
         };
-        if found.is_empty() && !chains.iter().all(ordered) {
+        if found.is_empty() && !wanted.chains.iter().all(ordered) {
             found.push(format!("{family}: the rules are in another order; see `{save} -t nat`"));
         }
     }
@@ -189,35 +198,63 @@ pub fn differences(plan: &Plan, flavour: Flavour) -> anyhow::Result<Vec<String>>
 /// Whether any rule is there.
 pub fn is_installed(flavour: Flavour) -> bool {
     let families = [false, true].into_iter().filter_map(|ipv6| Tools::find(flavour, ipv6));
-    families.filter_map(|one| one.saved().ok()).any(|saved| saved.iter().any(|line| is_ours(line)))
+    families.filter_map(|one| one.ours().ok()).any(|ours| !ours.is_empty())
 }
 
-/// Whether a line of `iptables-save` is about one of our chains.
-fn is_ours(line: &str) -> bool {
-    line.starts_with(&format!(":{PREFIX}")) || line.starts_with(&format!("-A {PREFIX}")) || line.contains(&format!("-j {PREFIX}"))
+/// Our part of the table `nat` of one family.
+#[derive(Debug, Default)]
+struct Ours {
+    /// Their names.
+    chains: Vec<String>,
+    /// What is in them and what leads to them, as `iptables-save` shows it.
+    rules: Vec<String>,
 }
 
-/// The script that leads from what is there to the plan, or to nothing.
-fn transition(saved: &[String], plan: Option<&Plan>, ipv6: bool) -> String {
+impl Ours {
+    /// What lines of `iptables-save` say of it.
+    fn of(saved: &[String]) -> Self {
+        let chain = |line: &String| Some(line.strip_prefix(':')?.split(' ').next()?.to_owned());
+        let is_ours = |line: &&String| is_within(line) || line.starts_with("-A") && line.contains(&format!("-j {PREFIX}"));
+        Self {
+            chains: saved.iter().filter_map(chain).filter(|name| name.starts_with(PREFIX)).collect(),
+            rules: saved.iter().filter(is_ours).cloned().collect(),
+        }
+    }
+
+    /// What it should be.
+    fn planned(plan: &Plan, ipv6: bool) -> Self {
+        Self {
+            chains: plan.chains.iter().map(|chain| name(chain.name)).collect(),
+            rules: plan.chains.iter().flat_map(|chain| lines(chain, ipv6)).collect(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.rules.is_empty()
+    }
+}
+
+/// Whether a rule is in one of our chains.
+fn is_within(rule: &str) -> bool {
+    rule.starts_with(&format!("-A {PREFIX}"))
+}
+
+/// The script that leads from what is there to what is wanted.
+fn transition(there: &Ours, wanted: &Ours) -> String {
     let mut out = "*nat\n".to_owned();
-    let chains = plan.map_or(&[][..], |plan| &plan.chains);
-    let there: Vec<&str> = saved.iter().filter_map(|line| line.strip_prefix(':')?.split(' ').next()).collect();
-    let wanted = |name: &str| chains.iter().any(|chain| self::name(chain.name) == name);
     // Declaring a chain makes it or empties it.
-    for name in there.iter().filter(|name| name.starts_with(PREFIX)) {
+    let new = wanted.chains.iter().filter(|name| !there.chains.contains(name));
+    for name in there.chains.iter().chain(new) {
         let _ = writeln!(out, ":{name} - [0:0]");
     }
-    for chain in chains.iter().map(|chain| name(chain.name)).filter(|name| !there.contains(&&**name)) {
-        let _ = writeln!(out, ":{chain} - [0:0]");
-    }
-    let jumps = saved.iter().filter(|line| is_ours(line) && !line.starts_with(&format!("-A {PREFIX}")));
-    for jump in jumps.filter_map(|line| line.strip_prefix("-A ")) {
+    let jumps = there.rules.iter().filter(|rule| !is_within(rule));
+    for jump in jumps.filter_map(|rule| rule.strip_prefix("-A ")) {
         let _ = writeln!(out, "-D {jump}");
     }
-    for line in chains.iter().flat_map(|chain| lines(chain, ipv6)) {
-        let _ = writeln!(out, "{line}");
+    for rule in &wanted.rules {
+        let _ = writeln!(out, "{rule}");
     }
-    for gone in there.iter().filter(|name| name.starts_with(PREFIX) && !wanted(name)) {
+    for gone in there.chains.iter().filter(|name| !wanted.chains.contains(name)) {
         let _ = writeln!(out, "-X {gone}");
     }
     out.push_str("COMMIT\n");
@@ -226,7 +263,7 @@ fn transition(saved: &[String], plan: Option<&Plan>, ipv6: bool) -> String {
 
 /// A script that adds the rules of one family to tables that have none of them, for people to read.
 pub fn script(plan: &Plan, ipv6: bool) -> String {
-    transition(&[], Some(plan), ipv6)
+    transition(&Ours::default(), &Ours::planned(plan, ipv6))
 }
 
 fn name(chain: &str) -> String {

@@ -47,7 +47,8 @@ impl fmt::Display for Backend {
 /// Puts the rules in place of those that are there, by the backend that is asked for or by the first that can.
 ///
 /// # Errors
-/// Why none can. The rules that were there are there still; but if iptables does only one of the families, none are.
+/// Why none can. The rules that were there are there still; but if the kernel takes nf_tables' rules and not the routes that
+/// belong to them, none are.
 pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Backend> {
     let mut reasons = Vec::new();
     for backend in Backend::ALL.into_iter().filter(|backend| wanted.is_none_or(|wanted| wanted == *backend)) {
