@@ -1,11 +1,13 @@
 //! Real containers of weir's image, in the network namespaces of pods.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::Result;
-use crate::pod::Pod;
+use crate::pod::{Pod, Program};
 
 /// The image to test: `WEIR_IMAGE`, which `tests/run` builds.
 pub fn image() -> Option<String> {
@@ -33,13 +35,60 @@ fn limits() -> Vec<String> {
         .into()
 }
 
-/// A command of the engine that makes a container: with a root that nobody can write to, and without capabilities.
-pub fn command(verb: &str, options: &[&str], image: &str, arguments: &[&str]) -> Command {
+fn podman(verb: &str) -> Command {
     let mut podman = Command::new("podman");
     // crun refuses machines that have both versions of cgroups.
-    podman.args(["--runtime", "runc", verb, "--rm", "--read-only", "--cap-drop", "all"]).args(limits());
-    podman.args(options).arg(image).args(arguments);
+    podman.args(["--runtime", "runc", verb]);
     podman
+}
+
+/// A command that runs a container: with a root that nobody can write to, and without capabilities.
+fn command(options: &[&str], image: &str, arguments: &[&str]) -> Command {
+    let mut podman = podman("run");
+    podman.args(["--rm", "--read-only", "--cap-drop", "all"]).args(limits()).args(options).arg(image).args(arguments);
+    podman
+}
+
+/// A container that runs. It is killed when this is dropped.
+pub struct Container {
+    /// The engine's command, which says what the container says.
+    pub program: Program,
+    name: String,
+}
+
+impl Container {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The engine cannot be run.
+    pub fn start(options: &[&str], image: &str, arguments: &[&str]) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("weir-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let program = Program::start(command(&[&["--name", &name], options].concat(), image, arguments))?;
+        Ok(Self { program, name })
+    }
+
+    /// Tells it to leave, as engines do; gives how it ended.
+    ///
+    /// # Errors
+    /// It does not leave within the limit.
+    pub fn leave(&mut self, limit: Duration) -> Result<ExitStatus> {
+        // What the container says may be here before its command is ready to pass signals on.
+        let told = podman("kill").args(["--signal", "TERM", &self.name]).output()?;
+        if !told.status.success() {
+            return Err(String::from_utf8_lossy(&told.stderr).into_owned().into());
+        }
+        self.program.wait(limit)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if matches!(self.program.ended(), Ok(Some(_))) {
+            return;
+        }
+        let _ = podman("rm").args(["--force", &self.name]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
 }
 
 /// Runs a container to its end; gives what it prints.
@@ -47,7 +96,7 @@ pub fn command(verb: &str, options: &[&str], image: &str, arguments: &[&str]) ->
 /// # Errors
 /// It fails; what it says.
 pub fn run(options: &[&str], image: &str, arguments: &[&str]) -> Result<String> {
-    let done = command("run", options, image, arguments).output()?;
+    let done = command(options, image, arguments).output()?;
     if done.status.success() {
         return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }

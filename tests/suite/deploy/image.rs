@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use weir_tests::container::{command, image, in_pod, mounted, run};
+use weir_tests::container::{Container, image, in_pod, mounted, run};
 use weir_tests::peers::Peer;
 use weir_tests::pod::{Network, Program};
 use weir_tests::{Result, Trial, holds, same, test_with};
@@ -18,6 +18,9 @@ pub(super) fn trials() -> Vec<Trial> {
         test_with("deploy::image::workers_follow_the_quota", &needs, quotas),
     ]
 }
+
+/// A container has left within this.
+const LEAVES: Duration = Duration::from_secs(15);
 
 fn podman(arguments: &[&str]) -> Result<String> {
     let done = Command::new("podman").args(arguments).output()?;
@@ -44,9 +47,9 @@ clusters: { a: { dns: partner.example:443, tls: { server_name: partner.example }
     let options = ["--network", "none", &mounted(dir.path(), "/etc/weir")];
     let said = run(&options, &image, &["check", "/etc/weir/weir.yaml"])?;
     holds!(said.contains("weir.yaml"), "{said}");
-    let mut weir = Program::start(command("run", &options, &image, &["run", "--json", "-c", "/etc/weir/weir.yaml"]))?;
-    weir.wait_for("\"ready\"")?;
-    holds!(weir.leave(Duration::from_secs(15))?);
+    let mut weir = Container::start(&options, &image, &["run", "--json", "-c", "/etc/weir/weir.yaml"])?;
+    weir.program.wait_for("\"ready\"")?;
+    holds!(weir.leave(LEAVES)?.success());
     Ok(())
 }
 
@@ -74,8 +77,8 @@ listeners:
     )?;
     open(dir.path())?;
     // As the image says: no arguments.
-    let mut weir = Program::start(command("run", &[&here, &mounted(dir.path(), "/etc/weir")], &image, &[]))?;
-    weir.wait_for("ready")?;
+    let mut weir = Container::start(&[&here, &mounted(dir.path(), "/etc/weir")], &image, &[])?;
+    weir.program.wait_for("ready")?;
     let mut app = host.pod.command("python3");
     app.args([APP, "0.0.0.0", "8080"]);
     let mut app = Program::start(app)?;
@@ -86,8 +89,8 @@ listeners:
     let metrics = network.node.run("curl -sS http://10.1.0.2:15020/metrics")?;
     holds!(metrics.contains("weir_downstream_protocols_total{listener=\"inbound\",protocol=\"http1\"} 20"), "{metrics}");
     same!(run(&[&here], &image, &["health"])?, "");
-    holds!(weir.leave(Duration::from_secs(15))?, "{}", weir.complaints()?);
-    holds!(weir.complaints()?.contains("drained"), "{}", weir.complaints()?);
+    holds!(weir.leave(LEAVES)?.success(), "{}", weir.program.complaints()?);
+    holds!(weir.program.complaints()?.contains("drained"), "{}", weir.program.complaints()?);
     run(&[&here, "--user", "0", "--cap-add", "NET_ADMIN"], &image, &["redirect", "remove"])?;
     same!(network.node.run("curl -sS -m 5 http://10.1.0.2:8080/")?, "ok\n");
     Ok(())
@@ -101,14 +104,14 @@ async fn quotas() -> Result {
     let cores = std::thread::available_parallelism()?.get();
     for (quota, workers) in [("0.5", 1), ("1", 1), ("2", 2)] {
         let options = ["--network", "none", "--cpus", quota, &mounted(dir.path(), "/etc/weir")];
-        let mut weir = Program::start(command("run", &options, &image, &["run", "--json", "-c", "/etc/weir/weir.yaml"]))?;
-        weir.wait_for("\"ready\"")?;
+        let mut weir = Container::start(&options, &image, &["run", "--json", "-c", "/etc/weir/weir.yaml"])?;
+        weir.program.wait_for("\"ready\"")?;
         let wanted = format!("\"workers\":{}", workers.min(cores));
-        holds!(weir.complaints()?.contains(&wanted), "{quota}: {}", weir.complaints()?);
+        holds!(weir.program.complaints()?.contains(&wanted), "{quota}: {}", weir.program.complaints()?);
         if workers == 1 && cores > 1 {
-            holds!(weir.complaints()?.contains("quota"), "{quota}: {}", weir.complaints()?);
+            holds!(weir.program.complaints()?.contains("quota"), "{quota}: {}", weir.program.complaints()?);
         }
-        holds!(weir.leave(Duration::from_secs(15))?);
+        holds!(weir.leave(LEAVES)?.success());
     }
     Ok(())
 }
