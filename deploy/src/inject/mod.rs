@@ -1,17 +1,19 @@
 //! A sidecar in a manifest: what is put there, and how it is taken out again.
 //!
 //! [`settings`] is what may be said of it, by whoever injects and by annotations of the pod; [`mod@pod`] changes one pod;
-//! [`probes`] has the app's probes asked of weir; [`config`] is the configuration where there is no other;
-//! [`review`] answers the API server. Here it is decided
-//! which parts of which documents are pods. All of it is a function of the manifest: nothing is looked up.
+//! [`probes`] has the app's probes asked of weir; [`config`] is the configuration where there is no other; [`resources`] is what
+//! weir may use; [`review`] answers the API server. Here it is decided which parts of which documents are pods. All of it is a
+//! function of the manifest: nothing is looked up.
 
 pub mod config;
 pub mod pod;
 pub mod probes;
+pub mod resources;
 pub mod review;
 pub mod settings;
 
-pub use settings::{Resources, Said, Settings};
+pub use resources::Resources;
+pub use settings::{Said, Settings};
 
 use crate::manifest::{Document, Node};
 use pod::Kind;
@@ -79,7 +81,7 @@ pub fn inject_pod(pod: &mut Node, settings: &Settings) -> Result<Done, Vec<Strin
 /// Takes all sidecars out again.
 pub fn uninject(documents: &mut [Document]) -> Vec<Done> {
     let removed = each(documents, &mut |pod, _, what| {
-        Ok(pod::remove(pod).then(|| Done { what, outcome: Outcome::Removed, warnings: Vec::new() }))
+        Ok(pod::remove(pod).then(|| Done { what, outcome: Outcome::Removed, warnings: probes::orphans(pod) }))
     });
     removed.unwrap_or_default()
 }
@@ -116,6 +118,7 @@ fn object(node: &mut Node, list: Option<&Known<'_>>, change: &mut Change<'_>, do
     }
     let Some((_, path)) = KINDS.iter().find(|(known, _)| *known == kind && is_builtin(&version)) else { return };
     let what = format!("{}/{}", kind.to_ascii_lowercase(), name(node));
+    let misplaced = if path.is_empty() { None } else { misplaced(node, path) };
     let mut pod = Some(node);
     for key in *path {
         pod = pod.and_then(|node| node.get_mut(key));
@@ -125,9 +128,24 @@ fn object(node: &mut Node, list: Option<&Known<'_>>, change: &mut Change<'_>, do
         return;
     };
     match change(pod, Kind { job: matches!(&*kind, "Job" | "CronJob") }, what.clone()) {
-        Ok(outcome) => done.extend(outcome),
+        Ok(outcome) => done.extend(outcome.map(|mut one| {
+            one.warnings.extend(misplaced);
+            one
+        })),
         Err(wrong) => mistakes.extend(wrong.into_iter().map(|wrong| format!("{what}: {wrong}"))),
     }
+}
+
+/// What is said of an object that means something of its pods only.
+fn misplaced(object: &Node, pod: &[&str]) -> Option<String> {
+    let keys = |node: Option<&Node>| {
+        let annotations = node.and_then(|node| node.at(&["metadata", "annotations"]));
+        annotations.into_iter().flat_map(Node::entries).map(|(key, _)| key.to_owned()).collect::<Vec<_>>()
+    };
+    let of_pod = keys(object.at(pod));
+    let ours = |key: &String| key.starts_with(settings::PREFIX) && !of_pod.contains(key);
+    let lost: Vec<String> = keys(Some(object)).into_iter().filter(ours).map(|key| format!("`{key}`")).collect();
+    (!lost.is_empty()).then(|| format!("{} means nothing here: it belongs in `{}.metadata`", lost.join(", "), pod.join(".")))
 }
 
 /// Whether it is of one of the groups that Kubernetes comes with: others have Deployments and Jobs too.

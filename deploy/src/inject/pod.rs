@@ -54,6 +54,7 @@ pub(super) fn inject(
     warnings: &mut Vec<String>,
 ) -> Result<Outcome, Vec<String>> {
     // What is empty now keeps its place, so that twice is once to the letter.
+    let config_map_before = config_map(pod);
     let was_there = take_out(pod);
     if let Some(why) = unfit(pod)? {
         if was_there {
@@ -65,12 +66,18 @@ pub(super) fn inject(
     let settings = said.apply(settings)?;
     let own_config = said.has("config");
     warnings.extend(said.unknown());
-    match said.config() {
-        Some(_) if settings.config_map.is_some() => {
-            warnings.push(format!("`{PREFIX}config` is not looked at, for there is a ConfigMap"));
-        }
-        Some(text) => check(text, &settings)?,
-        None => {}
+    if let Some(text) = said.config().filter(|_| own_config) {
+        check(text, &settings)?;
+    }
+    if let Some(name) = config_map_before.filter(|_| settings.config_map.is_none() && !own_config) {
+        warnings.push(format!(
+            "the ConfigMap `{name}`, which an option said before, is its configuration no more: the annotation `{PREFIX}config-map` \
+             stays whoever injects"
+        ));
+    }
+    let orphans = probes::orphans(pod);
+    if !orphans.is_empty() {
+        return Err(orphans);
     }
     if settings.redirect && settings.rules.uid.is_none() && settings.rules.gid.is_none() {
         return Err(vec!["the sidecar is known by its user or its group: leave one of `--uid` and `--gid`".to_owned()]);
@@ -425,6 +432,14 @@ fn made_volumes(settings: &Settings, own_config: bool) -> Vec<Node> {
         volume(WORKLOAD_API_VOLUME, "csi", what)
     });
     std::iter::once(config).chain(identity).chain(api).collect()
+}
+
+/// The ConfigMap with the configuration of a pod that was injected.
+fn config_map(pod: &Node) -> Option<String> {
+    pod.at(&["metadata", "annotations", &own(STATUS)])?;
+    let mut volumes = pod.at(&["spec", "volumes"])?.items();
+    let volume = volumes.find(|volume| name(volume) == Some(CONFIG_VOLUME))?;
+    volume.at(&["configMap", "name"])?.as_text().map(str::to_owned)
 }
 
 /// The annotations and the spec of a pod.

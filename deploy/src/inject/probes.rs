@@ -1,4 +1,5 @@
-//! Probes of the app that the kubelet makes from outside: they are asked of weir's probes server instead, which asks the app. So they need no certificate where callers must show one, and stand in nobody's log.
+//! Probes of the app that the kubelet makes from outside: they are asked of weir's probes server instead, which asks the app. So
+//! they need no certificate where callers must show one, and stand in nobody's log.
 //!
 //! What they were before stands in a variable of weir's container ([`VARIABLE`]), from which weir serves them and by which they
 //! are put back. HTTP hooks stay as they are: what they do is not for everybody who reaches that server.
@@ -67,16 +68,35 @@ pub(super) fn restore(containers: &mut [&mut Node], said: &str) {
     let Ok(list) = serde_json::from_str::<Value>(said) else { return };
     for told in from_json(&list).items() {
         let Some(path) = told.get("path").and_then(Node::as_text) else { continue };
-        let Some((container, place)) = path.strip_prefix("/app/").and_then(|rest| rest.rsplit_once('/')) else { continue };
+        let Some((_, place)) = path.strip_prefix("/app/").and_then(|rest| rest.rsplit_once('/')) else { continue };
         let Some((kind, original)) = KINDS.iter().find_map(|kind| Some((*kind, told.get(kind)?))) else { continue };
-        let of_name = |node: &&mut &mut Node| node.get("name").and_then(Node::as_text) == Some(container);
-        let Some(container) = containers.iter_mut().find(of_name) else { continue };
-        let probe = container.get_mut(place).filter(|_| PROBES.contains(&place));
-        // What somebody has changed since is theirs.
-        if let Some(probe) = probe.filter(|probe| probe.at(&["httpGet", "path"]).and_then(Node::as_text) == Some(path)) {
+        // Whatever its container is called by now. What somebody has changed since is theirs.
+        let asks = |probe: &&mut Node| probe.at(&["httpGet", "path"]).and_then(Node::as_text) == Some(path);
+        let probes = containers.iter_mut().filter(|_| PROBES.contains(&place)).filter_map(|container| container.get_mut(place));
+        for probe in probes.filter(asks) {
             replace(probe, "httpGet", kind, original.clone());
         }
     }
+}
+
+/// Probes that ask weir, and of which nobody knows any more what they asked before.
+pub(super) fn orphans(pod: &Node) -> Vec<String> {
+    let mut found = Vec::new();
+    let of = |list: &str| pod.at(&["spec", list]).into_iter().flat_map(Node::items);
+    for container in of("initContainers").chain(of("containers")) {
+        let name = container.get("name").and_then(Node::as_text).unwrap_or_default();
+        for place in PROBES {
+            let says = |key| container.at(&[place, "httpGet", key]).and_then(Node::as_text);
+            let (Some(path), Some(port)) = (says("path"), says("port")) else { continue };
+            if port == PORT.to_string() && path.starts_with("/app/") && path.ends_with(place) {
+                found.push(format!(
+                    "the {place} of container `{name}` asks weir ({path}, port {PORT}), and what it asked before `weir inject` is not \
+                     known any more: write it as it was"
+                ));
+            }
+        }
+    }
+    found
 }
 
 /// Puts a value under another key in the place of the one that was there.

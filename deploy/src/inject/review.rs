@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Done, Outcome, Settings, inject_pod};
+use super::{Done, Outcome, Settings, inject_pod, name};
 use crate::manifest::json::{from_json, to_json};
 
 /// Warnings are shown to whoever applies something; the API server cuts longer ones.
@@ -19,6 +19,8 @@ pub struct Answer {
     pub review: Value,
     /// What it was about, and what became of it, for the log.
     pub told: String,
+    /// Whether the pod was refused.
+    pub refused: bool,
 }
 
 /// Why something is no question.
@@ -59,7 +61,8 @@ pub fn answer(body: &[u8], settings: &Settings) -> Result<Answer, NoQuestion> {
     let respond = |response: Value, told: String| {
         let mut response = response;
         response["uid"] = uid.into();
-        Ok(Answer { review: json!({ "apiVersion": VERSION, "kind": KIND, "response": response }), told })
+        let refused = response["allowed"] != true;
+        Ok(Answer { review: json!({ "apiVersion": VERSION, "kind": KIND, "response": response }), told, refused })
     };
     let is = |key: &str, word: &str| request[key].as_str() == Some(word);
     let is_pod = request["kind"]["kind"] == "Pod" && request["kind"]["group"].as_str().unwrap_or_default().is_empty();
@@ -91,7 +94,7 @@ pub fn answer(body: &[u8], settings: &Settings) -> Result<Answer, NoQuestion> {
         Err(mistakes) => {
             let message = format!("weir cannot give this pod its sidecar: {}", mistakes.join("; "));
             let response = json!({ "allowed": false, "status": { "code": 422, "reason": "Invalid", "message": message } });
-            respond(response, format!("{namespace}: refused: {}", mistakes.join("; ")))
+            respond(response, format!("{namespace}/{}: refused: {}", format_args!("pod/{}", name(&pod)), mistakes.join("; ")))
         }
     }
 }

@@ -6,6 +6,7 @@
 use ipnet::IpNet;
 use weir_config::error::suggest;
 
+use super::resources::{Resources, quantity};
 use crate::manifest::Node;
 use crate::redirect::options::{self, Options, Ports};
 
@@ -44,6 +45,24 @@ const NAMES: [&str; 27] = [
     "default-config",
 ];
 
+/// Options that are no annotations, and what annotation says the same.
+const OPTIONS: [(&str, &str); 14] = [
+    ("classic", "native: \"false\""),
+    ("no-redirect", "redirect: \"false\""),
+    ("keep-probes", "rewrite-probes: \"false\""),
+    ("no-inbound", ""),
+    ("no-outbound", ""),
+    ("inbound-port", ""),
+    ("outbound-port", ""),
+    ("uid", ""),
+    ("gid", ""),
+    ("mark", ""),
+    ("exclude-uids", ""),
+    ("exclude-gids", ""),
+    ("exclude-inbound-cidrs", ""),
+    ("ipv6", ""),
+];
+
 /// How pods get their sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -76,19 +95,6 @@ pub struct Settings {
     pub wait_before_exit: Option<u32>,
 }
 
-/// What a container may use; `None` says nothing of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// CPU that is reserved.
-    pub cpu_request: Option<String>,
-    /// The most CPU.
-    pub cpu_limit: Option<String>,
-    /// Memory that is reserved.
-    pub memory_request: Option<String>,
-    /// The most memory.
-    pub memory_limit: Option<String>,
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -98,12 +104,7 @@ impl Default for Settings {
             config_map: None,
             redirect: true,
             rules: Options::default(),
-            resources: Resources {
-                cpu_request: Some("10m".to_owned()),
-                cpu_limit: None,
-                memory_request: Some("24Mi".to_owned()),
-                memory_limit: Some("256Mi".to_owned()),
-            },
+            resources: Resources::default(),
             log: None,
             rewrite_probes: true,
             identity_secret: None,
@@ -118,21 +119,6 @@ impl Settings {
     /// Whether weir is somebody in the mesh.
     pub fn has_identity(&self) -> bool {
         self.identity_secret.is_some() || self.workload_api.is_some()
-    }
-}
-
-impl Resources {
-    /// As a container says it; `None` if nothing is said.
-    pub(super) fn node(&self) -> Option<Node> {
-        let pair = |cpu: &Option<String>, memory: &Option<String>| {
-            let said = [("cpu", cpu), ("memory", memory)].into_iter();
-            let said: Vec<_> = said.filter_map(|(key, said)| Some((key, Node::text(said.as_deref()?)))).collect();
-            (!said.is_empty()).then(|| Node::map(said))
-        };
-        let limits = pair(&self.cpu_limit, &self.memory_limit).map(|limits| ("limits", limits));
-        let requests = pair(&self.cpu_request, &self.memory_request).map(|requests| ("requests", requests));
-        let said: Vec<_> = limits.into_iter().chain(requests).collect();
-        (!said.is_empty()).then(|| Node::map(said))
     }
 }
 
@@ -215,7 +201,12 @@ impl<'n> Said<'n> {
     pub(super) fn unknown(&self) -> Vec<String> {
         let keys = self.annotations.into_iter().flat_map(Node::entries).filter_map(|(key, _)| key.strip_prefix(PREFIX));
         let unknown = keys.filter(|name| !NAMES.contains(name));
-        unknown.map(|name| format!("`{PREFIX}{name}` means nothing here; {}", suggest(name, NAMES))).collect()
+        let meant = |name: &str| match OPTIONS.iter().find(|(option, _)| *option == name) {
+            Some((_, "")) => "it is an option of `weir inject` and `weir webhook` only".to_owned(),
+            Some((_, annotation)) => format!("write `{PREFIX}{annotation}`"),
+            None => suggest(name, NAMES),
+        };
+        unknown.map(|name| format!("`{PREFIX}{name}` means nothing here; {}", meant(name))).collect()
     }
 
     /// What the configuration says that an annotation of ours has.
@@ -241,6 +232,21 @@ impl<'n> Said<'n> {
         }
     }
 
+    /// Of two annotations one may be said; what whoever injects says of the other then counts no more.
+    fn one_of(&self, names: [&'static str; 2], places: [&mut Option<String>; 2]) -> Option<String> {
+        let said = names.map(|name| self.find(name).is_some_and(|(_, said)| !said.trim().is_empty()));
+        let [first, second] = places;
+        match said {
+            [true, true] => {
+                return Some(format!("`{PREFIX}{}` and `{PREFIX}{}` cannot both be: leave one out", names[0], names[1]));
+            }
+            [true, false] => *second = None,
+            [false, true] => *first = None,
+            [false, false] => {}
+        }
+        None
+    }
+
     /// The settings with what this pod says in their place.
     ///
     /// # Errors
@@ -257,7 +263,7 @@ impl<'n> Said<'n> {
             ("log", &mut Level(&mut all.log)),
             ("rewrite-probes", &mut all.rewrite_probes),
             ("identity-secret", &mut Named(&mut all.identity_secret)),
-            ("workload-api", &mut Named(&mut all.workload_api)),
+            ("workload-api", &mut Driver(&mut all.workload_api)),
             ("opaque-ports", &mut More(&mut all.opaque_ports)),
             ("wait-before-exit", &mut all.wait_before_exit),
             ("cpu-request", &mut Amount(&mut all.resources.cpu_request)),
@@ -290,8 +296,11 @@ impl<'n> Said<'n> {
         if none("traffic.sidecar.istio.io/includeOutboundIPRanges") {
             all.rules.outbound = None;
         }
+        mistakes.extend(self.one_of(["config-map", "config"], [&mut all.config_map, &mut None]));
+        mistakes.extend(self.one_of(["identity-secret", "workload-api"], [&mut all.identity_secret, &mut all.workload_api]));
         all.rules.follow_user();
         mistakes.extend(all.rules.mistakes());
+        mistakes.extend(all.resources.mistakes());
         if mistakes.is_empty() { Ok(all) } else { Err(mistakes) }
     }
 }
@@ -347,12 +356,25 @@ impl Place for Named<'_> {
     }
 }
 
+/// The name of a CSI driver.
+struct Driver<'p>(&'p mut Option<String>);
+
+impl Place for Driver<'_> {
+    fn take(&mut self, said: &str) -> Result<(), String> {
+        match said {
+            "true" | "enabled" => Err("write the name of the CSI driver, usually `csi.spiffe.io`".to_owned()),
+            _ => Named(self.0).take(said),
+        }
+    }
+}
+
 /// A quantity of Kubernetes.
 struct Amount<'p>(&'p mut Option<String>);
 
 impl Place for Amount<'_> {
     fn take(&mut self, said: &str) -> Result<(), String> {
-        Place::take(self.0, &quantity(said)?)
+        *self.0 = Some(quantity(said)?);
+        Ok(())
     }
 }
 
@@ -381,27 +403,6 @@ pub fn object_name(said: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
     let is_name = said.len() <= 253 && said.chars().all(fits) && !said.starts_with(['-', '.']) && !said.ends_with(['-', '.']);
     is_name.then(|| said.to_owned()).ok_or("write a name: lower-case letters, digits, `-` and `.` between them".to_owned())
-}
-
-/// A quantity of Kubernetes. Nothing is nothing said.
-///
-/// # Errors
-/// What it may be.
-pub fn quantity(said: &str) -> Result<String, String> {
-    let number = said.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = &said[number.len()..];
-    let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
-    let is_number = |text: &str, dot: bool| {
-        text.bytes().any(|c| c.is_ascii_digit())
-            && text.bytes().all(|c| c.is_ascii_digit() || (dot && c == b'.'))
-            && text.matches('.').count() < 2
-    };
-    let is_unit =
-        matches!(unit, "" | "n" | "u" | "m" | "k" | "Ki" | "M" | "Mi" | "G" | "Gi" | "T" | "Ti" | "P" | "Pi" | "E" | "Ei");
-    match said.is_empty() || (is_unit && is_number(digits, true) && is_number(exponent.trim_start_matches(['+', '-']), false)) {
-        true => Ok(said.to_owned()),
-        false => Err("write a quantity such as `10m`, `0.5`, `24Mi` or `1Gi`".to_owned()),
-    }
 }
 
 /// When an image is fetched.
@@ -488,13 +489,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities_names_and_levels() {
-        for right in ["", "1", "0.5", ".5", "100m", "24Mi", "1e3", "1E-3", "2E", "5Gi"] {
-            assert!(quantity(right).is_ok(), "{right}");
-        }
-        for wrong in ["lots", "m", "1MB", "1 Gi", "1.2.3", "1e", "-", "0x10", "1mi"] {
-            assert!(quantity(wrong).is_err(), "{wrong}");
-        }
+    fn names_and_levels() {
         assert!(object_name("csi.spiffe.io").is_ok() && object_name("A B").is_err() && object_name("-").is_err());
         assert!(log_level("weir=debug,info").is_ok() && log_level("warn").is_ok() && log_level("loud").is_err());
     }

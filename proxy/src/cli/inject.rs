@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use weir_deploy::inject::settings::{log_level, object_name, quantity};
+use weir_deploy::inject::resources::quantity;
+use weir_deploy::inject::settings::{log_level, object_name};
 use weir_deploy::inject::{self, Done, Outcome, Settings};
 use weir_deploy::manifest::{self, Document};
 
@@ -28,8 +29,8 @@ pub(super) struct Injection {
     /// after it, and lets jobs end.
     #[arg(long)]
     classic: bool,
-    /// A ConfigMap with `weir.yaml`. Default: the annotation `weir.proxy/config`, else a configuration that lets everything
-    /// through.
+    /// A ConfigMap with `weir.yaml`, for pods without one of the annotations `weir.proxy/config-map` and `weir.proxy/config`.
+    /// Default: a configuration that lets everything through.
     #[arg(long, value_name = "NAME", value_parser = object_name)]
     config_map: Option<String>,
     /// Hand no connections over: the configuration says where the app listens and whom it calls.
@@ -53,18 +54,18 @@ pub(super) struct Injection {
     /// With `--classic`: seconds that weir stays as it is when the pod is told to leave.
     #[arg(long, value_name = "SECONDS")]
     wait_before_exit: Option<u32>,
-    /// CPU to reserve.
-    #[arg(long, value_name = "QUANTITY", default_value = "10m", value_parser = quantity)]
-    cpu_request: String,
+    /// CPU to reserve. Default: 10m.
+    #[arg(long, value_name = "QUANTITY", value_parser = quantity)]
+    cpu_request: Option<String>,
     /// The most CPU. Default: no limit.
     #[arg(long, value_name = "QUANTITY", value_parser = quantity)]
     cpu_limit: Option<String>,
-    /// Memory to reserve.
-    #[arg(long, value_name = "QUANTITY", default_value = "24Mi", value_parser = quantity)]
-    memory_request: String,
-    /// The most memory.
-    #[arg(long, value_name = "QUANTITY", default_value = "256Mi", value_parser = quantity)]
-    memory_limit: String,
+    /// Memory to reserve. Default: 24Mi, or the limit if that is less.
+    #[arg(long, value_name = "QUANTITY", value_parser = quantity)]
+    memory_request: Option<String>,
+    /// The most memory. Default: 256Mi, or what is reserved if that is more.
+    #[arg(long, value_name = "QUANTITY", value_parser = quantity)]
+    memory_limit: Option<String>,
     #[command(flatten)]
     rules: Rules,
 }
@@ -73,6 +74,15 @@ impl Injection {
     pub(super) fn settings(self) -> anyhow::Result<Settings> {
         let mut rules = self.rules.options(true)?;
         rules.follow_user();
+        let resources = inject::Resources {
+            cpu_request: self.cpu_request,
+            cpu_limit: self.cpu_limit,
+            memory_request: self.memory_request,
+            memory_limit: self.memory_limit,
+        };
+        if let [mistake, ..] = &resources.mistakes()[..] {
+            bail!("{mistake}");
+        }
         // An empty word is nothing said, as it is in annotations.
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         Ok(Settings {
@@ -82,12 +92,7 @@ impl Injection {
             config_map: given(self.config_map),
             redirect: !self.no_redirect,
             rules,
-            resources: inject::Resources {
-                cpu_request: given(Some(self.cpu_request)),
-                cpu_limit: given(self.cpu_limit),
-                memory_request: given(Some(self.memory_request)),
-                memory_limit: given(Some(self.memory_limit)),
-            },
+            resources,
             log: given(self.log),
             rewrite_probes: !self.keep_probes,
             identity_secret: given(self.identity_secret),
@@ -139,6 +144,9 @@ impl Manifests {
                 false => std::fs::File::open(file).and_then(|file| file.take(MOST + 1).read_to_string(&mut text)),
             };
             read.with_context(|| format!("cannot read {name}"))?;
+            if text.trim().is_empty() {
+                bail!("{name} is empty; in `weir inject FILE > FILE` the shell empties FILE before weir can read it");
+            }
             if text.len() as u64 > MOST {
                 bail!("{name} is larger than {} MiB, which is no manifest", MOST >> 20);
             }

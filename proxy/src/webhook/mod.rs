@@ -236,7 +236,10 @@ impl Webhook {
         };
         match review::answer(&body, &self.settings) {
             Ok(answer) => {
-                tracing::info!("{}", answer.told);
+                match answer.refused {
+                    true => tracing::warn!("{}", answer.told),
+                    false => tracing::info!("{}", answer.told),
+                }
                 let mut page = Response::new(Full::new(Bytes::from(answer.review.to_string())));
                 page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 page

@@ -16,6 +16,8 @@ pub(super) fn trials() -> Vec<Trial> {
         test("deploy::inject::annotations_say_how", annotations),
         test("deploy::inject::what_is_wrong_is_said_and_nothing_printed", mistakes),
         test("deploy::inject::settings_change_and_nothing_is_left_behind", changes),
+        test("deploy::inject::annotations_come_before_options", both),
+        test("deploy::inject::probes_find_back_to_their_container", probes),
     ]
 }
 
@@ -192,6 +194,13 @@ async fn mistakes() -> Result {
         (&["weir.proxy/log: loud"], &["weir.proxy/log", "`debug`"]),
         (&["weir.proxy/cpu-request: lots"], &["weir.proxy/cpu-request", "`10m`"]),
         (&["weir.proxy/config-map: A B"], &["weir.proxy/config-map", "lower-case"]),
+        (&["weir.proxy/config-map: a", "weir.proxy/config: 'workers: 1'"], &["cannot both be: leave one out"]),
+        (&["weir.proxy/identity-secret: a", "weir.proxy/workload-api: b"], &["cannot both be: leave one out"]),
+        (&["weir.proxy/workload-api: \"true\""], &["weir.proxy/workload-api", "`csi.spiffe.io`"]),
+        (
+            &["weir.proxy/memory-request: 1Gi", "weir.proxy/memory-limit: 512Mi"],
+            &["`memory-request` of 1Gi is more than `memory-limit` of 512Mi"],
+        ),
         (&["weir.proxy/wait-before-exit: soon", "weir.proxy/native: x"], &["number of seconds", "`true` or `false`"]),
     ] {
         let said = weir(&["inject"], &pod(annotations))?;
@@ -217,11 +226,29 @@ async fn mistakes() -> Result {
         let is_told = said.err.contains("invalid value") || said.err.contains("a value is required");
         holds!(!said.ok && said.out.is_empty() && is_told, "{options:?}: {}", said.err);
     }
+    let said = weir(&["inject", "--cpu-request=2", "--cpu-limit=1500m"], &pod(&[]))?;
+    holds!(!said.ok && said.err.contains("`cpu-request` of 2 is more than `cpu-limit` of 1500m"), "{}", said.err);
+    let said = weir(&["inject"], "\n")?;
+    holds!(!said.ok && said.err.contains("standard input is empty"), "{}", said.err);
     // A word behind it is a file, and not what it mounts.
     let said = weir(&["inject", "--workload-api", "/nowhere/at/all.yaml"], "")?;
     holds!(!said.ok && said.err.contains("cannot read /nowhere/at/all.yaml"), "{}", said.err);
-    let said = weir(&["inject"], &pod(&["weir.proxy/includ-inbound-ports: \"80\""]))?;
-    holds!(said.ok && said.err.contains("did you mean `include-inbound-ports`"), "{}", said.err);
+    for (annotation, wanted) in [
+        ("includ-inbound-ports: \"80\"", "did you mean `include-inbound-ports`"),
+        ("classic: \"true\"", "write `weir.proxy/native: \"false\"`"),
+        ("exclude-inbound-cidrs: 10.0.0.0/8", "it is an option of `weir inject`"),
+    ] {
+        let said = weir(&["inject"], &pod(&[&format!("weir.proxy/{annotation}")]))?;
+        holds!(said.ok && said.err.contains(wanted), "{annotation}: {}", said.err);
+    }
+    let misplaced = "apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: a, annotations: { weir.proxy/log: debug } }\n\
+                     spec: { template: { spec: { containers: [{ name: a }] } } }\n";
+    let said = weir(&["inject"], misplaced)?;
+    holds!(
+        said.ok && said.err.contains("note: `weir.proxy/log` means nothing here: it belongs in `spec.template.metadata`"),
+        "{}",
+        said.err
+    );
     // Where nothing changes, not a byte does.
     let odd = "a:   'b'   # c\n---\n  {x: [1,2]}\n";
     for (command, why) in [("inject", "no pods here"), ("uninject", "no sidecars here")] {
@@ -247,5 +274,45 @@ async fn changes() -> Result {
     // A probe that somebody has changed since is theirs.
     let changed = native.replace("/app/app/readinessProbe\n", "/mine\n");
     holds!(weir(&["uninject"], &changed)?.out.contains("path: /mine"));
+    Ok(())
+}
+
+async fn both() -> Result {
+    let own = "weir.proxy/config: '{probes: {listen: \"0.0.0.0:15020\"}, listeners: [{name: a, listen: \"127.0.0.1:1\", direction: outbound}]}'";
+    let none = "weir.proxy/redirect: \"false\"";
+    for (options, annotations, wanted, unwanted) in [
+        (&["--config-map", "all"][..], &[own, none][..], "metadata.annotations['weir.proxy/config']", "configMap"),
+        (&["--config-map", "all"], &["weir.proxy/config-map: mine"], "name: mine", "name: all"),
+        (&["--workload-api"], &["weir.proxy/identity-secret: tls"], "secretName: tls", "csi"),
+        (&["--identity-secret", "tls"], &["weir.proxy/workload-api: csi.spiffe.io"], "driver: csi.spiffe.io", "secretName"),
+        // What is reserved as usual gives way to a limit, and the usual limit to what is reserved.
+        (&["--memory-limit", "16Mi"], &[], "memory: 16Mi", "24Mi"),
+        (&[], &["weir.proxy/memory-request: 1Gi"], "memory: 1Gi", "256Mi"),
+    ] {
+        let said = weir(&[&["inject"], options].concat(), &pod(annotations))?;
+        holds!(said.ok && said.out.contains(wanted), "{options:?} {annotations:?}: {}{}", said.out, said.err);
+        holds!(!said.out.contains(unwanted), "{options:?} {annotations:?}: {}", said.out);
+    }
+    // Whoever injects again without an option has taken back what it said.
+    let again = weir(&["inject"], &weir(&["inject", "--config-map", "shop"], &pod(&[]))?.out)?;
+    holds!(again.ok && again.err.contains("note: the ConfigMap `shop`") && !again.out.contains("configMap"), "{}", again.err);
+    Ok(())
+}
+
+async fn probes() -> Result {
+    let injected = weir(&["inject"], &pod(&[]))?.out;
+    let renamed = injected.replace("- name: app\n", "- name: web\n");
+    holds!(renamed != injected, "{injected}");
+    let again = weir(&["inject"], &renamed)?;
+    same!(again.out, weir(&["inject"], &pod(&[]).replace("- name: app\n", "- name: web\n"))?.out);
+    let out = weir(&["uninject"], &renamed)?;
+    holds!(out.out.contains("path: /ready") && !out.err.contains("note"), "{}{}", out.out, out.err);
+    // Where nobody knows what was asked before, that is said.
+    let lost = injected.replace("WEIR_APP_PROBES", "SOMETHING_ELSE");
+    let said = weir(&["inject"], &lost)?;
+    let wanted = "the readinessProbe of container `app` asks weir (/app/app/readinessProbe, port 15020)";
+    holds!(!said.ok && said.out.is_empty() && said.err.contains(wanted), "{}", said.err);
+    let said = weir(&["uninject"], &lost)?;
+    holds!(said.ok && said.err.contains(&format!("note: {wanted}")), "{}", said.err);
     Ok(())
 }
