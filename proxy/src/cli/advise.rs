@@ -13,8 +13,8 @@ pub(super) enum Advise {
     /// Whether inbound listeners may be made `tls: strict`, and if not, who still calls without mutual TLS. Fails unless all may.
     Strict {
         /// The admin server of a running weir.
-        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
-        admin: String,
+        #[arg(long, alias = "address", default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        admin: probe::Contact,
         /// How far back callers count that have no connection open, for example `1h` or `7d`.
         #[arg(long, default_value = "1h", value_parser = super::life)]
         within: Duration,

@@ -30,7 +30,7 @@ pub(super) fn file(file: &Path, asked: &Asked, json: bool) -> ExitCode {
 }
 
 /// Of a weir that runs: its admin server is asked.
-pub(super) fn running(admin: &str, asked: &Asked, json: bool) -> ExitCode {
+pub(super) fn running(admin: &probe::Contact, asked: &Asked, json: bool) -> ExitCode {
     let mut query = form_urlencoded::Serializer::new(String::new());
     for header in &asked.headers {
         query.append_pair("header", header);

@@ -76,23 +76,23 @@ enum Command {
     /// Wait until a weir on this machine is ready; for start-up hooks, in images without a shell.
     Wait {
         /// The admin or probes server.
-        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
-        address: String,
+        #[arg(long, alias = "admin", default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        address: probe::Contact,
         /// Give up after this time; a bare number is of seconds.
-        #[arg(long, value_parser = patience, default_value = "60s", value_name = "TIME")]
+        #[arg(long, value_parser = span, default_value = "60s", value_name = "TIME")]
         timeout: std::time::Duration,
     },
     /// Tell whether a weir on this machine is ready; for health checks, in images without a shell.
     Health {
         /// The admin or probes server.
-        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
-        address: String,
+        #[arg(long, alias = "admin", default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        address: probe::Contact,
     },
     /// Have the weir on this machine say goodbye to callers and accept on, for preStop hooks in images without a shell.
     Drain {
         /// The admin server.
-        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
-        address: String,
+        #[arg(long, alias = "admin", default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        address: probe::Contact,
         /// Come back only after this time, for example `10s`; until then nobody is told to leave.
         #[arg(long, value_parser = span, value_name = "TIME")]
         wait: Option<std::time::Duration>,
@@ -100,8 +100,8 @@ enum Command {
     /// Have the weir on this machine finish what is in flight and leave, for jobs beside a classic sidecar.
     Shutdown {
         /// The admin server.
-        #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
-        address: String,
+        #[arg(long, alias = "admin", default_value = "127.0.0.1:15000", value_name = "ADDRESS")]
+        address: probe::Contact,
     },
     /// Check a configuration file and report every mistake in it.
     Check {
@@ -120,7 +120,7 @@ enum Command {
         file: Option<PathBuf>,
         /// Ask the admin server of a running weir instead.
         #[arg(long, value_name = "ADDRESS", conflicts_with = "file")]
-        admin: Option<String>,
+        admin: Option<probe::Contact>,
         /// The request's method.
         #[arg(short = 'X', long, default_value = "GET")]
         method: String,
@@ -247,15 +247,11 @@ pub fn main() -> ExitCode {
 
 pub use logging::start as start_logging;
 
-/// A time.
+/// A time; a bare number is of seconds, as other programs take them.
 fn span(text: &str) -> Result<std::time::Duration, String> {
-    let span = weir_config::units::Span::parse(text).ok_or("a time such as `500ms`, `10s` or `2m`")?;
-    Ok(span.0)
-}
-
-/// A time, or seconds, as `weir wait` has always taken them.
-fn patience(text: &str) -> Result<std::time::Duration, String> {
-    text.parse().map(std::time::Duration::from_secs).or_else(|_| span(text))
+    let bare = text.parse().ok().map(std::time::Duration::from_secs);
+    let span = bare.or_else(|| weir_config::units::Span::parse(text).map(|span| span.0));
+    span.ok_or("write a time such as `500ms`, `10s` or `2m`; a bare number is of seconds".to_owned())
 }
 
 /// A time, in days too.

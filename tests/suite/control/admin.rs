@@ -110,6 +110,16 @@ async fn a_unix_socket() -> Result {
     same!(second.status.code(), Some(1), "a second weir does not take the socket of a living one");
     let said = String::from_utf8_lossy(&second.stderr);
     holds!(said.contains("admin.sock"), "{said}");
+    // Commands find it there too.
+    let door = format!("unix:{}", socket.display());
+    let explain = ["explain", "--admin", &door, "--url", "http://app/", "--listener", "out"];
+    for arguments in
+        [&["health", "--address", &door][..], &["wait", "--address", &door], &explain, &["drain", "--address", &door]]
+    {
+        let done = tokio::process::Command::new(weir_tests::weir::binary()).args(arguments).output().await?;
+        holds!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    holds!(ask("/ready").await?.starts_with("HTTP/1.1 503"), "it was told to drain");
     Ok(())
 }
 

@@ -288,6 +288,14 @@ async fn wait_and_health() -> Result {
     let mut wrapped = wrapped(port, "5s", "while :; do sleep 0.1; done").await?;
     same!(tokio::time::timeout(Duration::from_secs(10), waiting).await???.status.code(), Some(0));
     same!(ask(&["health"]).await?.status.code(), Some(0));
+    let by = async |address: &str| Command::new(binary()).args(["wait", "--timeout", "60", "--address", address]).output().await;
+    same!(by(&format!("localhost:{port}")).await?.status.code(), Some(0));
+    // What can never become ready is not waited for.
+    for wrong in ["15000", "weir:15000", "http://127.0.0.1:15000", "unix:admin.sock", "127.0.0.1:0"] {
+        let done = by(wrong).await?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        holds!(done.status.code() == Some(2) && said.contains("write an"), "{wrong}: {said}");
+    }
     wrapped.weir.kill().await?;
     Ok(())
 }

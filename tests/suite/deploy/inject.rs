@@ -286,8 +286,8 @@ async fn both() -> Result {
         (&["--workload-api"], &["weir.proxy/identity-secret: tls"], "secretName: tls", "csi"),
         (&["--identity-secret", "tls"], &["weir.proxy/workload-api: csi.spiffe.io"], "driver: csi.spiffe.io", "secretName"),
         // What is reserved as usual gives way to a limit, and the usual limit to what is reserved.
-        (&["--memory-limit", "16Mi"], &[], "memory: 16Mi", "24Mi"),
-        (&[], &["weir.proxy/memory-request: 1Gi"], "memory: 1Gi", "256Mi"),
+        (&["--memory-limit", "16Mi"], &[], "memory: \"16Mi\"", "24Mi"),
+        (&[], &["weir.proxy/memory-request: 1Gi"], "memory: \"1Gi\"", "256Mi"),
     ] {
         let said = weir(&[&["inject"], options].concat(), &pod(annotations))?;
         holds!(said.ok && said.out.contains(wanted), "{options:?} {annotations:?}: {}{}", said.out, said.err);
