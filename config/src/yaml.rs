@@ -188,6 +188,10 @@ fn diagnostic(error: &serde_saphyr::Error) -> Diagnostic {
     let text = error.without_snippet().to_string();
     // The library appends the position, which the diagnostic already carries.
     let text = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    if matches!(error.without_snippet(), serde_saphyr::Error::MultipleDocuments { .. }) {
+        let text = "a second document begins here, and a configuration is one: leave out the `---`";
+        return Diagnostic::at(position, &Path::ROOT, text).hint("manifests of Kubernetes are for `weir inject`");
+    }
     Diagnostic::at(position, &Path::ROOT, text)
 }
 

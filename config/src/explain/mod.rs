@@ -108,7 +108,7 @@ fn choose_listener(snapshot: &Snapshot, question: &Question) -> Result<ListenerI
         (_, Some(only), None) => Some(only),
         _ => None,
     };
-    let all = || format!("say which listener it comes to: {}", names().collect::<Vec<_>>().join(", "));
+    let all = || format!("say which listener it comes to (`listener`): {}", names().collect::<Vec<_>>().join(", "));
     only.and_then(|only| snapshot.listener_named(&only.name)).ok_or_else(all)
 }
 
@@ -172,10 +172,8 @@ impl<'a> Talk<'a> {
             (PortProtocol::Tcp, ..) => ("opaque TCP: nobody looks into it", Spoken::Bytes(None)),
             (PortProtocol::Http, _, None) => ("HTTP", http()?),
             (PortProtocol::Http, _, Some(_)) => {
-                return Err(
-                    "`https:` is TLS, and it is HTTP that is spoken there; what was redirected is asked about with `--to`"
-                        .to_owned(),
-                );
+                return Err("`https:` is TLS, and it is HTTP that is spoken there; what was redirected is asked about with `to`"
+                    .to_owned());
             }
             (PortProtocol::Auto, None, _) => ("found out: neither HTTP nor TLS, or the server speaks first", Spoken::Bytes(None)),
             (PortProtocol::Auto, Some(_), Some(url)) => {

@@ -75,7 +75,9 @@ impl Question {
     pub fn parse(asked: &Asked) -> Result<Self, String> {
         let method = asked.method.as_deref().unwrap_or("GET");
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| format!("`{method}` is not a method"))?;
-        let url = |text: &String| text.parse().map_err(|error| format!("`{text}` is not a URL: {error}"));
+        let url = |text: &String| {
+            text.parse().map_err(|error| format!("`{text}` is not a URL ({error}): write it as `http://checkout/v2/pay`"))
+        };
         let to = |text: &String| {
             text.parse()
                 .map_err(|_| format!("`{text}` is not an address with a port, such as `10.0.0.7:5432` or `[fd00::7]:5432`"))

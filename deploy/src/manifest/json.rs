@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::{Entry, Item, Node, Scalar, Style};
+use super::{Document, Entry, Item, Node, Scalar, Style};
 
 /// A tree as JSON, numbers and words as what they are in JSON.
 pub fn to_json(node: &Node) -> Value {
@@ -55,6 +55,14 @@ pub fn from_json(value: &Value) -> Node {
             Node::Map(entries.iter().map(entry).collect(), Style::Block)
         }
     }
+}
+
+/// JSON objects one behind the other, as tools that print several write them; `None` if it is something else.
+pub fn objects(text: &str) -> Option<Vec<Document>> {
+    let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let values: Vec<Value> = values.collect::<Result<_, _>>().ok()?;
+    let is_objects = !values.is_empty() && values.iter().all(Value::is_object);
+    is_objects.then(|| values.iter().map(|value| Document { comments: Vec::new(), root: Some(from_json(value)) }).collect())
 }
 
 #[cfg(test)]

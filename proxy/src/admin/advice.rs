@@ -119,7 +119,7 @@ fn text(advice: &[Advice], within: Duration, up: Duration, overlooked: u64) -> S
 }
 
 fn since(within: Duration, up: Duration) -> &'static str {
-    if up < within { "weir runs no longer; ask again later" } else { "and whoever has a connection open" }
+    if up < within { "weir started no earlier; ask again later" } else { "and whoever has a connection open" }
 }
 
 fn connections(count: u64) -> String {

@@ -64,7 +64,7 @@ pub async fn start(shared: &Arc<Shared>, bootstrap: &Bootstrap, level: LogLevel,
         None => {}
         Some(AdminAddress::Tcp(address)) => {
             let listener = TcpListener::bind(address).await.with_context(|| {
-                format!("the admin server cannot listen on {address} (another weir? set `admin: {{ listen: ... }}`)")
+                format!("the admin server cannot listen on {address} (another weir? `admin: {{ listen: ... }}` in the configuration says where)")
             })?;
             tracing::info!(address = %listener.local_addr()?, "admin listening");
             tokio::spawn(serve_tcp(listener, stack(pages(Door::AdminTcp))));

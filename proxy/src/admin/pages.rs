@@ -157,7 +157,7 @@ impl Pages {
         });
         match explained {
             Ok(explained) if json => json_page(&explained.json()),
-            Ok(explained) => text(StatusCode::OK, &explained.text("the configuration")),
+            Ok(explained) => text(StatusCode::OK, &explained.text(&self.shared.source)),
             Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
         }
     }

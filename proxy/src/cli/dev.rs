@@ -29,7 +29,8 @@ pub(super) struct Arguments {
     /// A service that is elsewhere this time, for example `cart=https://cart.staging.example`; may be repeated.
     #[arg(long = "remote", value_name = "SERVICE=URL", value_parser = remote)]
     remotes: Vec<(String, String)>,
-    /// The service that COMMAND is. Default: the only one that nothing else starts, if there is one.
+    /// The service that COMMAND is, in place of what the file starts. Default: the only one that nothing else starts, if there is
+    /// one.
     #[arg(long = "as", value_name = "SERVICE", requires = "command")]
     service: Option<String>,
     /// The level of weir's own log.
@@ -41,7 +42,8 @@ pub(super) struct Arguments {
 }
 
 fn remote(text: &str) -> Result<(String, String), String> {
-    let (name, url) = text.split_once('=').ok_or("write SERVICE=URL, for example `cart=https://cart.staging.example`")?;
+    let example = "write SERVICE=URL, for example `cart=https://cart.staging.example`";
+    let (name, url) = text.split_once('=').filter(|(_, url)| url.contains("://")).ok_or(example)?;
     Ok((name.to_owned(), url.to_owned()))
 }
 

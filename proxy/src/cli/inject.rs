@@ -150,7 +150,8 @@ impl Manifests {
             if text.len() as u64 > MOST {
                 bail!("{name} is larger than {} MiB, which is no manifest", MOST >> 20);
             }
-            documents.extend(manifest::read(&text).map_err(|mistake| anyhow::anyhow!("{name}: {mistake}"))?);
+            let read = manifest::read(&text).or_else(|mistake| manifest::json::objects(&text).ok_or(mistake));
+            documents.extend(read.map_err(|mistake| anyhow::anyhow!("{name}: {mistake}"))?);
             texts.push(text);
         }
         Ok(Self { documents, texts })

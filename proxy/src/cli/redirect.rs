@@ -71,10 +71,10 @@ pub(super) struct Rules {
     #[arg(long, value_name = "NUMBER", value_parser = mark)]
     mark: Option<u32>,
     /// Users whose connections pass.
-    #[arg(long, value_delimiter = ',', value_name = "IDS")]
+    #[arg(long, value_delimiter = ',', value_name = "IDS", value_parser = id)]
     exclude_uids: Vec<u32>,
     /// Groups whose connections pass.
-    #[arg(long, value_delimiter = ',', value_name = "IDS")]
+    #[arg(long, value_delimiter = ',', value_name = "IDS", value_parser = id)]
     exclude_gids: Vec<u32>,
     /// Ports of the app that are handed over, such as `8080,9000-9100`. Default: all.
     #[arg(long, value_delimiter = ',', value_name = "PORTS")]
@@ -140,6 +140,11 @@ impl std::str::FromStr for Id {
             number => number.parse().map(|id| Self(Some(id))).map_err(|_| "write a number, or `none`".to_owned()),
         }
     }
+}
+
+/// A user or a group by number: names are known to its container only.
+fn id(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a number, such as 1000; `id -u NAME` and `id -g NAME` tell it".to_owned())
 }
 
 fn mark(text: &str) -> Result<u32, String> {

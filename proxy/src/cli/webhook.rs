@@ -16,7 +16,7 @@ use crate::webhook::{Certificate, serve};
 #[command(group = clap::ArgGroup::new("shown").required(true).args(["cert", "own_certificate"]))]
 pub(super) struct Webhook {
     /// Where the API server calls; reviews are answered at `/inject`, and `/ready` tells whether it is.
-    #[arg(long, default_value = "[::]:8443", value_name = "ADDRESS")]
+    #[arg(long, default_value = "[::]:8443", value_name = "ADDRESS", value_parser = listen)]
     listen: SocketAddr,
     /// The chain of a certificate that somebody else makes and renews, cert-manager for one.
     #[arg(long, requires = "key", value_name = "FILE")]
@@ -53,6 +53,10 @@ pub(super) struct Webhook {
     json: bool,
     #[command(flatten)]
     injection: Injection,
+}
+
+fn listen(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "write an IP address and a port, such as `0.0.0.0:8443` or `[::]:8443`")
 }
 
 pub(super) fn main(webhook: Webhook) -> anyhow::Result<ExitCode> {

@@ -34,11 +34,11 @@ pub(super) async fn run(port: u16, rate: u32, json: bool, level: LogLevel) -> an
     }
     let hello = Backend::start("hello").await?;
     let inner = callee(dir.path(), &hello);
-    let mut inner_signals = Signals::new()?;
+    let mut inner_signals = Signals::of_terminal()?;
     let inner_app = App::start(applier(&inner)?, None, level.clone(), &mut inner_signals).await?;
     let inner_address = address(&inner_app, "hello");
     let outer = caller(dir.path(), port, inner_address);
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::of_terminal()?;
     let app = App::start(applier(&outer)?, None, level, &mut signals).await?;
     let outer_address = address(&app, "cart");
     if !json {

@@ -44,7 +44,7 @@ pub fn main(port: u16, rate: u32, json: bool, mtls: bool) -> ExitCode {
 async fn split(port: u16, rate: u32, json: bool, level: LogLevel) -> anyhow::Result<()> {
     let backends = [Backend::start("v1").await?, Backend::start("v2").await?];
     let text = configuration(port, &backends);
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::of_terminal()?;
     let app = App::start(begin("the demo's configuration", &text)?, None, level, &mut signals).await?;
     let address = app.address("demo").unwrap_or(SocketAddr::from(([127, 0, 0, 1], port)));
     if !json {

@@ -50,6 +50,15 @@ impl Mesh {
         }
     }
 
+    /// Whoever is this service is started by somebody else.
+    pub(super) fn leave_to_others(&mut self, name: &str) {
+        for service in self.services.iter_mut().filter(|service| service.name == name) {
+            if let Place::Here { run, .. } = &mut service.place {
+                *run = None;
+            }
+        }
+    }
+
     /// A service by its name.
     pub(super) fn get(&self, name: &str) -> Option<&Service> {
         self.services.iter().find(|service| service.name == name)
@@ -101,10 +110,16 @@ pub(super) fn read(text: &str, remotes: &[(String, String)]) -> Result<Mesh, Vec
                 services.extend(service(&key.name, node, remotes, &path.key(&key.name), &mut found));
             }
         }
-        _ => {
-            found.error(&path, "a mesh needs services").hint =
-                Some("for example `services: { web: { port: 3000, run: npm start } }`".to_owned());
-        }
+        _ => match misspelt(&tree) {
+            Some(key) => {
+                found.key_error(&root.key(key), format!("unknown field `{key}`")).hint =
+                    Some("did you mean `services`?".to_owned());
+            }
+            None => {
+                found.error(&path, "a mesh needs services").hint =
+                    Some("for example `services: { web: { port: 3000, run: npm start } }`".to_owned());
+            }
+        },
     }
     let known = || match entry(&tree, "services") {
         Some(Node { value: Value::Mapping(entries), .. }) => entries.iter().map(|(key, _)| key.name.as_str()).collect(),
@@ -125,6 +140,13 @@ pub(super) fn read(text: &str, remotes: &[(String, String)]) -> Result<Mesh, Vec
     }
     found.locate(&tree);
     if found.has_errors() { Err(found.into_sorted()) } else { Ok(Mesh { services }) }
+}
+
+/// What was perhaps meant to be `services`.
+fn misspelt(tree: &Node) -> Option<&str> {
+    let Value::Mapping(entries) = &tree.value else { return None };
+    let mut keys = entries.iter().map(|(key, _)| &*key.name);
+    keys.find(|key| *key != "services" && suggest(key, ["services"]).contains("did you mean"))
 }
 
 fn service(name: &str, node: &Node, remotes: &[(String, String)], path: &Path<'_>, found: &mut Diagnostics) -> Option<Service> {

@@ -63,7 +63,7 @@ pub struct Mistakes(pub Vec<Diagnostic>);
 /// # Errors
 /// What cannot be started.
 pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> anyhow::Result<u8> {
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::of_terminal()?;
     let text = weir_control::file::read(&dev.file)
         .with_context(|| format!("cannot read {}; `weir dev --example` prints one to begin with", dev.file.display()))?;
     let mut source = FileSource::new(&dev.file, &text);
@@ -82,7 +82,6 @@ pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> a
             loop {
                 tokio::select! {
                     biased;
-                    // SIGHUP too: the terminal is gone.
                     _ = signals.next() => break Ok(0),
                     code = ending(&mut own) => {
                         own = None;
@@ -165,6 +164,9 @@ impl<'d> Fleet<'d> {
     /// What a text means; nothing is changed.
     fn planned(&self, text: &str) -> Result<Plan, Mistakes> {
         let mut mesh = mesh::read(text, &self.dev.remotes).map_err(Mistakes)?;
+        if let Some(name) = &self.dev.service {
+            mesh.leave_to_others(name);
+        }
         mesh.assign(self.mesh.as_ref());
         plan::ports_are_free(text, &mesh, self.ports).map_err(Mistakes)?;
         let mut texts = BTreeMap::new();
@@ -203,7 +205,12 @@ impl<'d> Fleet<'d> {
                     let dir = self.dir.path().join(&name);
                     certify(&self.authority, &dir, &name)?;
                     let sidecar = Sidecar::start(&dir.join("weir.yaml"), text, self.level.clone()).await;
-                    self.sidecars.insert(name.clone(), sidecar.with_context(|| format!("the sidecar of `{name}`"))?);
+                    let sidecar = sidecar.with_context(|| {
+                        format!(
+                            "the sidecar of `{name}` (another `weir dev`? ports are told by `--base-port`, `--admin-port` and `--port`)"
+                        )
+                    });
+                    self.sidecars.insert(name.clone(), sidecar?);
                 }
             }
         }
@@ -265,7 +272,10 @@ impl<'d> Fleet<'d> {
         if service.is_none() {
             self.out.say("the command is none of the services; `--as SERVICE` makes it one");
         }
-        let variables = plan::environment(mesh, service, self.ports);
+        let mut variables = plan::environment(mesh, service, self.ports);
+        if let Some(mesh::Place::Here { env, .. }) = service.map(|service| &service.place) {
+            variables.extend(env.iter().cloned());
+        }
         let started = lifecycle::App::start_with(&self.dev.command, &variables);
         Ok(Some(started.with_context(|| format!("cannot start {}", program.display()))?))
     }

@@ -113,7 +113,7 @@ pub struct Signals {
 
 /// Where signals come from.
 enum Source {
-    Process { terminate: Signal, interrupt: Signal, hangup: Signal },
+    Process { terminate: Signal, interrupt: Signal, hangup: Signal, means: Ask },
     Somebody(mpsc::Receiver<Ask>),
 }
 
@@ -133,8 +133,21 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            means: Ask::Reload,
         };
         Ok(Self { from, held: None })
+    }
+
+    /// The same, for what belongs to a terminal and leaves with it: SIGHUP says that it is gone.
+    ///
+    /// # Errors
+    /// Why they cannot be received.
+    pub fn of_terminal() -> std::io::Result<Self> {
+        let mut all = Self::new()?;
+        if let Source::Process { means, .. } = &mut all.from {
+            *means = Ask::Leave;
+        }
+        Ok(all)
     }
 
     /// What the next one asks.
@@ -157,10 +170,10 @@ impl Signals {
 
     async fn heard(&mut self) -> Ask {
         match &mut self.from {
-            Source::Process { terminate, interrupt, hangup } => tokio::select! {
+            Source::Process { terminate, interrupt, hangup, means } => tokio::select! {
                 _ = terminate.recv() => Ask::Terminate,
                 _ = interrupt.recv() => Ask::Leave,
-                _ = hangup.recv() => Ask::Reload,
+                _ = hangup.recv() => *means,
             },
             // Whoever is gone says nothing any more.
             Source::Somebody(asked) => match asked.recv().await {

@@ -129,7 +129,7 @@ impl Loaded {
     /// # Errors
     /// Which file cannot be used, and why.
     pub fn of_edge(edge: &EdgeTls) -> anyhow::Result<Self> {
-        Ok(Self { edges: HashMap::from([(edge.clone(), edge.load()?)]), servers: HashMap::new() })
+        Ok(Self { edges: HashMap::from([(edge.clone(), edge.load().with_context(|| edge.name())?)]), servers: HashMap::new() })
     }
 
     fn paths(&self) -> Vec<PathBuf> {

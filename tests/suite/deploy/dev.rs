@@ -125,6 +125,15 @@ async fn command() -> Result {
     let mut running = dev(dir.path(), &pod, &away)?;
     same!(running.wait(Duration::from_secs(20))?.code(), Some(8080 % 256));
     holds!(running.output()?.contains("503"), "{}", running.output()?);
+    holds!(!running.output()?.contains("web | "), "the command is in place of what the file starts: {}", running.output()?);
+    // And so it can listen where the service does.
+    let app = format!("exec python3 {APP} 127.0.0.1 $PORT");
+    let mut running = dev(dir.path(), &pod, &["--as", "web", "--", "sh", "-c", &app])?;
+    let answers = async || pod.run("curl -sS -m 5 http://web.localhost:15001/").is_ok_and(|said| said == "ok\n");
+    until("the command answers as the service", answers).await?;
+    // The terminal is gone.
+    running.signal(libc::SIGHUP);
+    holds!(running.wait(Duration::from_secs(12)).is_ok(), "{}", running.complaints()?);
     Ok(())
 }
 
@@ -200,7 +209,13 @@ async fn mistakes() -> Result {
     let mut running = dev(dir.path(), &pod, &[])?;
     same!(running.wait(Duration::from_secs(20))?.code(), Some(1));
     let said = running.complaints()?;
-    holds!(said.contains("127.0.0.1:15001") && said.contains("in use"), "{said}");
+    holds!(said.contains("127.0.0.1:15001") && said.contains("in use") && said.contains("`--base-port`"), "{said}");
+    for (arguments, wanted) in
+        [(&["--remote", "cart=cart.example"][..], "write SERVICE=URL"), (&["--remote", "cart"], "write SERVICE=URL")]
+    {
+        let said = weir(&[&["dev", "mesh.yaml"], arguments].concat(), "")?;
+        holds!(!said.ok && said.err.contains(wanted), "{arguments:?}: {}", said.err);
+    }
     let mut running = dev(dir.path(), &pod, &["--as", "nobody", "--port", "15002", "--", "true"])?;
     holds!(!running.wait(Duration::from_secs(20))?.success());
     holds!(running.complaints()?.contains("there is no service `nobody`"), "{}", running.complaints()?);

@@ -98,6 +98,13 @@ async fn fates() -> Result {
     let items = "[{ metadata: { name: a }, spec: { template: { spec: { containers: [{ name: a }] } } } }]";
     let said = weir(&["inject"], &format!("apiVersion: apps/v1\nkind: DeploymentList\nitems: {items}\n"))?;
     holds!(said.ok && said.err.contains("deployment/a: injected"), "{}", said.err);
+    // As tools print several objects of JSON.
+    let object = |name: &str| {
+        format!(r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}"}},"spec":{{"containers":[{{"name":"a"}}]}}}}"#)
+    };
+    let said = weir(&["inject"], &format!("{}\n{}\n", object("x"), object("y")))?;
+    holds!(said.ok && said.err == "pod/x: injected\npod/y: injected\n", "{}", said.err);
+    same!(weir(&["inject"], &said.out)?.out, said.out);
     let said = weir(
         &["inject", "--classic"],
         "apiVersion: batch/v1\nkind: Job\nmetadata: { name: j }\nspec: { template: { spec: { containers: [{ name: a }] } } }\n",
