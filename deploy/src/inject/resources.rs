@@ -54,6 +54,24 @@ impl Resources {
         Bounds::new(self.memory_request.as_deref(), self.memory_limit.as_deref(), (MEMORY_REQUEST, Some(MEMORY_LIMIT)))
     }
 
+    /// What only whoever injects has said gives way where a pod has said the other of the two. `said` tells whether it has.
+    pub(super) fn give_way(&mut self, said: impl Fn(&'static str) -> bool) {
+        for (names, request, limit) in [
+            (["cpu-request", "cpu-limit"], &mut self.cpu_request, &mut self.cpu_limit),
+            (["memory-request", "memory-limit"], &mut self.memory_request, &mut self.memory_limit),
+        ] {
+            let exceeds = match (&*request, &*limit) {
+                (Some(request), Some(limit)) => amount(request) > amount(limit) && !limit.is_empty(),
+                _ => false,
+            };
+            match names.map(&said) {
+                [true, false] if exceeds => *limit = None,
+                [false, true] if exceeds => *request = None,
+                _ => {}
+            }
+        }
+    }
+
     /// Why Kubernetes would refuse a pod with them.
     pub fn mistakes(&self) -> Vec<String> {
         let of = |name: &str, bounds: Bounds<'_>| {

@@ -300,6 +300,7 @@ impl<'n> Said<'n> {
         mistakes.extend(self.one_of(["identity-secret", "workload-api"], [&mut all.identity_secret, &mut all.workload_api]));
         all.rules.follow_user();
         mistakes.extend(all.rules.mistakes());
+        all.resources.give_way(|name| self.find(name).is_some());
         mistakes.extend(all.resources.mistakes());
         if mistakes.is_empty() { Ok(all) } else { Err(mistakes) }
     }

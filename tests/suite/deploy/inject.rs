@@ -295,6 +295,8 @@ async fn both() -> Result {
         // What is reserved as usual gives way to a limit, and the usual limit to what is reserved.
         (&["--memory-limit", "16Mi"], &[], "memory: \"16Mi\"", "24Mi"),
         (&[], &["weir.proxy/memory-request: 1Gi"], "memory: \"1Gi\"", "256Mi"),
+        (&["--memory-request=32Mi"], &["weir.proxy/memory-limit: 28Mi"], "memory: \"24Mi\"", "32Mi"),
+        (&["--cpu-limit=1"], &["weir.proxy/cpu-request: 1500m"], "cpu: \"1500m\"", "limits:\n        cpu"),
     ] {
         let said = weir(&[&["inject"], options].concat(), &pod(annotations))?;
         holds!(said.ok && said.out.contains(wanted), "{options:?} {annotations:?}: {}{}", said.out, said.err);
