@@ -100,6 +100,8 @@ pub(super) fn inject(
             status.push_str(", with default-container");
         }
     }
+    // What somebody has copied from elsewhere is not kept in its place: the next time it would be ours.
+    annotations.remove(&own(DEFAULT_CONFIG));
     annotations.set(&own(STATUS), Node::text(status));
     if settings.config_map.is_none() && !own_config {
         annotations.set(&own(DEFAULT_CONFIG), Node::text(config::default(&settings)));

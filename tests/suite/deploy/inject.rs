@@ -278,6 +278,9 @@ async fn changes() -> Result {
     let off = native.replace("weir.proxy/log: info", "weir.proxy/inject: \"false\"");
     let said = weir(&["inject"], &off)?;
     holds!(said.ok && !said.out.contains("weir-redirect"), "{}", said.out);
+    // Copied from another pod, it is ours all the same.
+    let copied = weir(&["inject"], &pod(&["weir.proxy/default-config: x", "weir.proxy/log: info"]))?.out;
+    same!(copied, native);
     // A probe that somebody has changed since is theirs.
     let changed = native.replace("/app/app/readinessProbe\n", "/mine\n");
     holds!(weir(&["uninject"], &changed)?.out.contains("path: /mine"));
