@@ -218,8 +218,11 @@ impl<'t> Reader<'t> {
                 None => return self.fail("the text ends in a list"),
                 Some(Event::SequenceEnd) => return Ok(items),
                 Some(event) => {
-                    let comments = std::mem::take(&mut self.comments);
-                    items.push(Item { comments, value: self.node(event, depth + 1)? });
+                    let mut comments = std::mem::take(&mut self.comments);
+                    let mut value = self.node(event, depth + 1)?;
+                    // Behind the dash is above it, for that is how it is read once it is written.
+                    comments.extend(leading(&mut value));
+                    items.push(Item { comments, value });
                 }
             }
         }
@@ -257,6 +260,16 @@ impl<'t> Reader<'t> {
             entries.push(Entry { comments, key, value });
         }
     }
+}
+
+/// Takes the comments above the first part of a collection.
+fn leading(node: &mut Node) -> Vec<String> {
+    let first = match node {
+        Node::List(items, _) => items.first_mut().map(|item| &mut item.comments),
+        Node::Map(entries, _) => entries.first_mut().map(|entry| &mut entry.comments),
+        Node::Scalar(_) => None,
+    };
+    first.map_or_else(Vec::new, |comments| comments.extract_if(.., |comment| !is_mark(comment)).collect())
 }
 
 /// Marks what came by a merge key, which may be said again.

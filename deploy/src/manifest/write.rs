@@ -364,6 +364,12 @@ spec:
         ] {
             assert_eq!(write(&read(text).unwrap()), written.unwrap_or(text));
         }
+        // Wherever a comment stands at a dash, it finds its place at once.
+        for text in ["-\n  # c\n  - a\n", "- # c\n  a: 1\n", "-\n  # c\n  -\n    # d\n    a: 1\n", "- [ # c\n  a ]\n"] {
+            let once = write(&read(text).unwrap());
+            assert!(once.starts_with("# c\n"), "{once}");
+            assert_eq!(write(&read(&once).unwrap()), once);
+        }
     }
 
     #[test]
