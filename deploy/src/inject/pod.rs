@@ -240,6 +240,11 @@ fn unfit(pod: &Node) -> Result<Option<String>, Vec<String>> {
     if !matches!(spec.get("containers"), Some(Node::List(items, _)) if !items.is_empty()) {
         return Err(vec!["`spec.containers` of the pod must be a list with something in it".to_owned()]);
     }
+    for list in ["initContainers", "volumes"] {
+        if !spec.get(list).is_none_or(|said| said.is_null() || matches!(said, Node::List(..))) {
+            return Err(vec![format!("`spec.{list}` of the pod must be a list")]);
+        }
+    }
     let is = |keys: &[&str], word: &str| spec.at(keys).and_then(Node::as_text) == Some(word);
     if is(&["hostNetwork"], "true") {
         return Ok(Some(

@@ -221,6 +221,11 @@ async fn mistakes() -> Result {
         ("apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: x }\n", "deployment/x: it has no `spec.template`"),
         ("apiVersion: v1\nkind: Pod\nmetadata: { name: x }\n", "pod/x: the pod has no `spec`"),
         ("apiVersion: v1\nkind: Pod\nspec: { containers: {} }\n", "`spec.containers`"),
+        ("apiVersion: v1\nkind: Pod\nspec: { containers: [{ name: a }], initContainers: {} }\n", "`spec.initContainers` of"),
+        (
+            "apiVersion: v1\nkind: Pod\nspec: { containers: [{ name: a }], volumes: x }\n",
+            "`spec.volumes` of the pod must be a list",
+        ),
         ("apiVersion: v1\nkind: Pod\nmetadata: 7\nspec: { containers: [{ name: a }] }\n", "must be mappings"),
     ] {
         let said = weir(&["inject"], text)?;
