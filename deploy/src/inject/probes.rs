@@ -101,6 +101,10 @@ pub(super) fn orphans(pod: &Node) -> Vec<String> {
 
 /// Puts a value under another key in the place of the one that was there.
 fn replace(node: &mut Node, key: &str, new: &str, value: Node) {
+    // Said, and nothing said of it.
+    if new != key {
+        node.remove(new);
+    }
     if let Node::Map(entries, _) = node
         && let Some(entry) = entries.iter_mut().find(|entry| entry.key.text == key)
     {

@@ -324,6 +324,10 @@ async fn probes() -> Result {
     same!(again.out, weir(&["inject"], &pod(&[]).replace("- name: app\n", "- name: web\n"))?.out);
     let out = weir(&["uninject"], &renamed)?;
     holds!(out.out.contains("path: /ready") && !out.err.contains("note"), "{}{}", out.out, out.err);
+    let empty = pod(&[]).replace("httpGet: { path: /ready, port: http }", "httpGet:\n      tcpSocket: { port: http }");
+    let once = weir(&["inject"], &empty)?;
+    same!(once.out.matches("/app/app/readinessProbe").count(), 2, "{}", once.out);
+    same!(weir(&["inject"], &once.out)?.out, once.out);
     // Where nobody knows what was asked before, that is said.
     let lost = injected.replace("WEIR_APP_PROBES", "SOMETHING_ELSE");
     let said = weir(&["inject"], &lost)?;
