@@ -186,7 +186,8 @@ fn inline(out: &mut String, node: &Node) {
 fn scalar(out: &mut String, scalar: &Scalar) {
     let text = &scalar.text;
     match scalar.is_text {
-        false if !text.contains('\n') => out.push_str(text),
+        // In brackets a sign may stand for itself; on a line of its own it means something.
+        false if !text.contains('\n') && !matches!(&**text, "?" | "-" | ":") => out.push_str(text),
         _ if is_harmless(text) => out.push_str(text),
         _ => quoted(out, text),
     }
@@ -364,6 +365,8 @@ spec:
         ] {
             assert_eq!(write(&read(text).unwrap()), written.unwrap_or(text));
         }
+        let signs = "a: [?, x]\n";
+        assert_eq!(write(&read(&write(&read(signs).unwrap())).unwrap()), write(&read(signs).unwrap()));
         // Wherever a comment stands at a dash, it finds its place at once.
         for text in ["-\n  # c\n  - a\n", "- # c\n  a: 1\n", "-\n  # c\n  -\n    # d\n    a: 1\n", "- [ # c\n  a ]\n"] {
             let once = write(&read(text).unwrap());
