@@ -5,6 +5,8 @@
 //! them first. Careless changes here show as messages that arrive only when the next one is written.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -154,4 +156,18 @@ impl AsyncWrite for Socket {
             Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
         }
     }
+}
+
+/// What the kernel knows of a connection; `None` if it does not tell as much as is asked of it here (Linux 4.1).
+pub fn info(socket: &TcpStream) -> Option<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+    // SAFETY: the descriptor is open as long as `socket` is, and the kernel writes at most `length` bytes, which `info` has.
+    let done = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    // An old kernel writes less than there is to know.
+    let needed = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_received) + size_of::<u64>();
+    // SAFETY: all of it was zeroed, and integers may be anything.
+    (done == 0 && length as usize >= needed).then(|| unsafe { info.assume_init() })
 }

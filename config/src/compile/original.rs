@@ -1,5 +1,7 @@
 //! Listeners that take connections which the kernel hands over.
 
+use std::time::Duration;
+
 use crate::destinations::DestinationTable;
 use crate::error::{Diagnostics, Path};
 use crate::schema::{self, Balance, Direction, Listener, ListenerProtocol, PortProtocol, UnknownDestinations, UpstreamProtocol};
@@ -70,6 +72,11 @@ fn declared(listener: &Listener, path: &Path<'_>, found: &mut Diagnostics) -> Ve
     ports
 }
 
+/// How long a connection to where it was going may take to open. The caller would have waited for minutes: the first two SYNs may
+/// get lost, and a server of HTTP/2 may be slow to greet. The app beside weir has no such excuse, and over IPv6 nothing tells that
+/// it does not listen at the address that was called.
+const ELSEWHERE: Duration = Duration::from_secs(10);
+
 /// How the app is called.
 pub(super) fn app(listener: &Listener) -> Destination {
     if listener.preserve_source { Destination::AppAsCaller } else { Destination::App }
@@ -88,7 +95,7 @@ pub(super) fn cluster(listener: &Listener, clusters: &mut Vec<Cluster>) -> Optio
         endpoints: Box::default(),
         protocol: UpstreamProtocol::Auto,
         balance: Balance::LeastRequest,
-        connect_timeout: schema::Cluster::default_connect().0,
+        connect_timeout: if destination == Destination::Elsewhere { ELSEWHERE } else { schema::Cluster::default_connect().0 },
         idle_timeout: schema::Cluster::default_idle().0,
         proxy_protocol: None,
         tls: None,

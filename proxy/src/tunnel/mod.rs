@@ -16,11 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 
 use crate::clock::{Alarm, Alarms};
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::h1::wire::Wire;
+use crate::socket::info;
 use side::Side;
 use splice::{Drained, Pipe, Pipes};
 
@@ -80,11 +82,13 @@ pub async fn carry(
         // What one poll may do is limited over both directions, so they take turns in being first.
         up_first = !up_first;
         let ends = if up_first {
-            let up = up.poll(caller, upstream, cx);
-            (up, down.poll(upstream, caller, cx))
+            let gone = up.poll(caller, upstream, cx);
+            down.back = up.broken();
+            (gone, down.poll(upstream, caller, cx))
         } else {
-            let down = down.poll(upstream, caller, cx);
-            (up.poll(caller, upstream, cx), down)
+            let come = down.poll(upstream, caller, cx);
+            up.back = down.broken();
+            (up.poll(caller, upstream, cx), come)
         };
         count(up.carried - before.0, down.carried - before.1);
         // Who cannot be read from any more (a reset) takes nothing any more either: the other side is told now.
@@ -119,16 +123,26 @@ pub async fn carry(
 /// Who broke a tunnel off, if anybody did.
 fn fault(up: State, down: State) -> Option<Fault> {
     match (up, down) {
-        (State::Broken(Broken::Source), _) | (_, State::Broken(Broken::Sink)) => Some(Fault::DownstreamGone),
-        (State::Broken(Broken::Sink), _) | (_, State::Broken(Broken::Source)) => Some(Fault::UpstreamReset),
+        (State::Broken(Broken::Source), _) | (_, State::Broken(Broken::Sink | Broken::Reset)) => Some(Fault::DownstreamGone),
+        (State::Broken(Broken::Sink | Broken::Reset), _) | (_, State::Broken(Broken::Source)) => Some(Fault::UpstreamReset),
         _ => None,
     }
+}
+
+/// Whether so many bytes are all that came from a socket, without an end behind them. Only one of which nothing else was read
+/// can tell; TLS has an end of its own.
+fn has_not_ended(from: &Wire, bytes: u64) -> bool {
+    // The end counts as one byte.
+    let none = |socket: &TcpStream| info(socket).is_some_and(|info| info.tcpi_bytes_received == bytes);
+    from.is_plain() && from.with_tcp(none)
 }
 
 /// One direction of a tunnel.
 struct Direction {
     pending: Bytes,
     state: State,
+    /// How the way back broke, if it did. The kernel tells of a reset once: where a write was told, a read finds an end.
+    back: Option<Broken>,
     carried: u64,
     /// Whether much goes this way, so that it is spliced.
     is_bulk: bool,
@@ -153,7 +167,10 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Broken {
     Source,
+    /// It takes nothing more. What it still says is said.
     Sink,
+    /// It takes nothing more, and has not ended: it was reset, or nothing is heard of it.
+    Reset,
 }
 
 /// Why a direction stops.
@@ -164,13 +181,21 @@ fn source<T>(result: io::Result<T>) -> Result<T, Broken> {
 }
 
 fn sink<T>(result: io::Result<T>) -> Result<T, Broken> {
-    result.map_err(|_| Broken::Sink)
+    // Whoever has taken a part before it was told says only that the pipe is broken.
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::TimedOut
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable => Broken::Reset,
+        _ => Broken::Sink,
+    })
 }
 
 impl Direction {
     fn new(pipes: &Rc<Pipes>) -> Self {
         let pipes = Rc::clone(pipes);
-        Self { pending: Bytes::new(), state: State::Open, carried: 0, is_bulk: false, streak: 0, pipe: None, pipes }
+        Self { pending: Bytes::new(), state: State::Open, back: None, carried: 0, is_bulk: false, streak: 0, pipe: None, pipes }
     }
 
     /// Ready when nothing more goes this way.
@@ -181,6 +206,28 @@ impl Direction {
             self.state = State::Broken(broken);
         }
         Poll::Ready(())
+    }
+
+    /// How it broke, if it did.
+    fn broken(&self) -> Option<Broken> {
+        match self.state {
+            State::Broken(broken) => Some(broken),
+            State::Open | State::Ended | State::Told => None,
+        }
+    }
+
+    /// Its source says no more. That is an end unless it was reset.
+    fn source_ended(&mut self, from: Option<&Wire>) -> Stopped {
+        let was_reset = match self.back {
+            Some(Broken::Reset) => true,
+            Some(Broken::Sink) => from.is_some_and(|from| has_not_ended(from, self.carried)),
+            Some(Broken::Source) | None => false,
+        };
+        if was_reset {
+            return Err(Broken::Source);
+        }
+        self.state = State::Ended;
+        Ok(())
     }
 
     fn go_on(&mut self, from: &Side, to: &Side, cx: &mut Context<'_>) -> Poll<Stopped> {
@@ -202,7 +249,7 @@ impl Direction {
                 (Some(from), Some(to)) if self.pipe.is_some() || from.is_empty() => ready!(self.pass(from, to, cx))?,
                 _ => match source(ready!(from.poll_take(cx)))? {
                     Some(bytes) => self.pending = bytes,
-                    None => self.state = State::Ended,
+                    None => self.source_ended(from.wire())?,
                 },
             }
         }
@@ -227,8 +274,7 @@ impl Direction {
         source(ready!(from.poll_read(cx, &mut buf)))?;
         let read = buf.filled();
         if read.is_empty() {
-            self.state = State::Ended;
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(self.source_ended(Some(from)));
         }
         self.weigh(read.len() == READ);
         let written = match to.poll_write(cx, &[io::IoSlice::new(read)]) {
@@ -260,7 +306,7 @@ impl Direction {
         };
         match source(ready!(from.with_tcp(|from| pipe.poll_fill(from, cx))))? {
             None => self.is_bulk = false,
-            Some(0) => self.state = State::Ended,
+            Some(0) => self.source_ended(Some(from))?,
             Some(taken) => {
                 self.weigh(taken < READ);
                 self.pipe = Some(pipe);

@@ -5,10 +5,9 @@
 //! is answered by a reset and never read. A reset alone proves nothing: what waits in the peer's kernel, or was read a moment
 //! ago, need not have been acknowledged yet. What breaks if this is changed carelessly: requests that are executed twice.
 
-use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
-
 use tokio::net::TcpStream;
+
+use crate::socket::info;
 
 /// `TCP_CLOSE` of the kernel's `tcp_states.h`: where the peer's end has been read, a reset has come behind it.
 const CLOSED: u8 = 7;
@@ -19,19 +18,6 @@ pub(super) fn is_undelivered(socket: &TcpStream, total: u64, written: u64) -> bo
     // The SYN is acknowledged as one byte. What was written before `total` counts makes this `false` more often, not less.
     let is_short_of = |acked: u64| acked.saturating_sub(1) + written <= total;
     written > 0 && info(socket).is_some_and(|info| info.tcpi_state == CLOSED && is_short_of(info.tcpi_bytes_acked))
-}
-
-fn info(socket: &TcpStream) -> Option<libc::tcp_info> {
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
-    // SAFETY: the descriptor is open as long as `socket` is, and the kernel writes at most `length` bytes, which `info` has.
-    let done = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
-    };
-    // An old kernel writes less than there is to know (`tcpi_bytes_acked`: Linux 4.1).
-    let needed = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_acked) + size_of::<u64>();
-    // SAFETY: all of it was zeroed, and integers may be anything.
-    (done == 0 && length as usize >= needed).then(|| unsafe { info.assume_init() })
 }
 
 #[cfg(test)]

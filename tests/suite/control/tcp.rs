@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weir_tests::raw::Connection;
 use weir_tests::script::Script;
 use weir_tests::{Result, Trial, Weir, holds, same, test, until};
@@ -13,6 +14,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test("control::tcp::whoever_speaks_first", whoever_speaks_first),
         test("control::tcp::a_half_close_is_passed_on", a_half_close_is_passed_on),
         test("control::tcp::a_reset_is_passed_on_at_once", a_reset_is_passed_on_at_once),
+        test("control::tcp::a_reset_is_no_end_for_who_still_sends", a_reset_is_no_end_for_who_still_sends),
         test("control::tcp::nobody_there_is_a_reset", nobody_there_is_a_reset),
         test("control::tcp::tunnels_survive_swaps", tunnels_survive_swaps),
     ]
@@ -141,6 +143,32 @@ async fn a_reset_is_passed_on_at_once() -> Result {
         }
     }
     weir.counted("weir_downstream_connections_active", "db", 0.0).await
+}
+
+/// The kernel tells of a reset once: if a write is told, the next read finds nothing but an end.
+async fn a_reset_is_no_end_for_who_still_sends() -> Result {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let weir = Weir::start(&to(&[server.local_addr()?])).await?;
+    let crashes = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = server.accept().await {
+            let mut some = vec![0; 300_000];
+            let _ = stream.read_exact(&mut some).await;
+            let _ = stream.write_all(&[b'a'; 1000]).await;
+            // What it has not read, it never will.
+            drop(stream);
+        }
+    });
+    for _ in 0..200 {
+        let mut caller = tokio::net::TcpStream::connect(weir.address("db")).await?;
+        let told = async {
+            caller.write_all(&vec![0; 3_000_000]).await?;
+            caller.read_to_end(&mut Vec::new()).await
+        };
+        let told = tokio::time::timeout(Duration::from_secs(10), told).await?;
+        holds!(told.is_err(), "an answer that was cut off looks whole: {told:?}");
+    }
+    crashes.abort();
+    Ok(())
 }
 
 async fn nobody_there_is_a_reset() -> Result {

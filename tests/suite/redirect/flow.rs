@@ -1,5 +1,7 @@
 //! Two pods with a weir beside each app, and apps that know nothing of it.
 
+use std::time::Duration;
+
 use weir_tests::peers::Peer;
 use weir_tests::pod::Program;
 use weir_tests::weir::binary;
@@ -15,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
         test_with("redirect::flow::ports_of_weir_itself_are_refused", &needs, own_ports),
         test_alone_with("redirect::flow::who_speaks_first_is_heard_at_once", &needs, speaks_first),
         test_with("redirect::flow::what_is_excluded_passes", &needs, exclusions),
+        test_with("redirect::flow::short_connections_do_not_use_ports_up", &needs, short),
         test_with("redirect::flow::slow_and_torn_beginnings_are_what_they_are", &needs, slow),
         test_with("redirect::flow::routes_by_destination_and_by_server_name", &needs, destinations),
         test_with("redirect::flow::unknown_destinations_are_refused_where_they_are_to_be", &needs, denied),
@@ -116,6 +119,19 @@ async fn speaks_first() -> Result {
     let most = if binary().iter().any(|part| part == "debug") { 10.0 } else { 5.0 };
     holds!(found_out - direct < most, "{found_out} ms through two sidecars that find it out, {direct} ms without");
     holds!(declared < found_out, "{declared} ms where it is declared, {found_out} ms where not");
+    Ok(())
+}
+
+/// More connections than there are ports for a minute, of which the caller ends each first.
+async fn short() -> Result {
+    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    pair.server.run("echo 40000 40099 >/proc/sys/net/ipv4/ip_local_port_range")?;
+    pair.serve_greetings("0.0.0.0", 3306)?;
+    // The kernel uses a port again for the same destination after a second.
+    for _ in 0..3 {
+        pair.talk("greeted 10.0.0.2 3306 80")?;
+        std::thread::sleep(Duration::from_millis(1200));
+    }
     Ok(())
 }
 
@@ -308,7 +324,7 @@ clusters: { me: { endpoints: ['10.0.0.2:8080', '[fd00:0::2]:8080'] } }
     same!(pair.server.run("curl -sS -m 5 http://10.0.0.2:8080/")?, "8080 by HTTP/1.1\n");
     same!(pair.server.run("curl -sS -m 5 http://127.0.0.1:8080/")?, "8080 by HTTP/1.1\n");
     same!(
-        pair.server.run("curl -sS -m 5 -H 'host: last' --resolve me:80:10.96.0.1 http://me/ -o /dev/null -w '%{http_code}'")?,
+        pair.server.run("curl -sS -m 15 -H 'host: last' --resolve me:80:10.96.0.1 http://me/ -o /dev/null -w '%{http_code}'")?,
         "504"
     );
     pair.programs[1].wait_for("\"authority\":\"last\"")?;
