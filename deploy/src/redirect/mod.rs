@@ -121,6 +121,8 @@ pub fn check(plan: &Plan) -> anyhow::Result<Option<(Backend, Vec<String>)>> {
         Ok(true) => {
             let mut found = netlink::differences(plan).map_err(explain)?;
             found.extend(routes::differences(plan).map_err(explain)?);
+            let others = [Flavour::Nft, Flavour::Legacy].into_iter().filter(|flavour| iptables::is_installed(*flavour));
+            found.extend(others.map(|flavour| format!("there are rules of {} besides", Backend::Iptables(flavour))));
             return Ok(Some((Backend::Nftables, found)));
         }
         Ok(false) => {}

@@ -13,8 +13,10 @@ mod kind {
     pub(super) const BATCH_BEGIN: u16 = 0x10;
     pub(super) const BATCH_END: u16 = 0x11;
     pub(super) const NEW_TABLE: u16 = 0xa00;
+    pub(super) const GET_TABLE: u16 = 0xa01;
     pub(super) const DELETE_TABLE: u16 = 0xa02;
     pub(super) const NEW_CHAIN: u16 = 0xa03;
+    pub(super) const GET_CHAIN: u16 = 0xa04;
     pub(super) const NEW_RULE: u16 = 0xa06;
     pub(super) const GET_RULE: u16 = 0xa07;
 }
@@ -79,12 +81,19 @@ pub fn remove() -> io::Result<bool> {
 /// # Errors
 /// What the kernel says.
 pub fn differences(plan: &Plan) -> io::Result<Vec<String>> {
-    let filter = Attributes::default().text(1, TABLE);
-    let listed = match Kernel::new(Some(NETFILTER))?.list(kind::GET_RULE, &header(), &filter) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        listed => listed?,
-    };
+    let listed = listed(kind::GET_RULE)?;
     let mut found = Vec::new();
+    // A table that sleeps, and a chain that hangs nowhere or elsewhere, have their rules still.
+    let awake = Attributes::default().text(1, TABLE).number(2, 0);
+    if !self::listed(kind::GET_TABLE)?.iter().any(|told| holds(told, awake.as_bytes())) {
+        found.push(format!("the table `inet {TABLE}` is dormant: none of its rules is in force"));
+    }
+    let chains = self::listed(kind::GET_CHAIN)?;
+    for one in &plan.chains {
+        if !chains.iter().any(|told| holds(told, chain(one).as_bytes())) {
+            found.push(format!("{}: the chain is not there, or its hook, priority or policy is another", one.name));
+        }
+    }
     for chain in &plan.chains {
         let there: Vec<&Vec<u8>> = listed.iter().filter(|told| is_of(told, chain.name)).collect();
         let pairs = chain.rules.iter().zip(there.iter().copied());
@@ -110,9 +119,14 @@ pub fn differences(plan: &Plan) -> io::Result<Vec<String>> {
 /// # Errors
 /// What the kernel says.
 pub fn is_installed() -> io::Result<bool> {
-    match Kernel::new(Some(NETFILTER))?.list(kind::GET_RULE, &header(), &Attributes::default().text(1, TABLE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        listed => Ok(!listed?.is_empty()),
+    Ok(!listed(kind::GET_RULE)?.is_empty())
+}
+
+/// What the kernel has of a kind: of the rules and chains, those of our table.
+fn listed(kind: u16) -> io::Result<Vec<Vec<u8>>> {
+    match Kernel::new(Some(NETFILTER))?.list(kind, &header(), &Attributes::default().text(1, TABLE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
     }
 }
 

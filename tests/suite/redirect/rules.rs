@@ -150,6 +150,9 @@ async fn changed() -> Result {
         "nft insert rule inet weir output tcp dport 9 redirect to :9".to_owned(),
         "nft add rule inet weir output tcp dport 9 return".to_owned(),
         "nft flush chain inet weir prerouting".to_owned(),
+        "nft add table inet weir '{ flags dormant; }'".to_owned(),
+        "nft add chain inet weir output '{ policy drop; }'".to_owned(),
+        "iptables-nft -t nat -N WEIR_OUTPUT".to_owned(),
         "nft add chain inet weir more; nft add rule inet weir more return".to_owned(),
         format!("nft replace rule inet weir output handle $({last}) meta l4proto tcp redirect to :15002 {comment}"),
     ] {
