@@ -296,7 +296,9 @@ async fn wait_and_health() -> Result {
         let said = String::from_utf8_lossy(&done.stderr);
         holds!(done.status.code() == Some(2) && said.contains("write an"), "{wrong}: {said}");
     }
-    wrapped.weir.kill().await?;
+    // Whoever is killed leaves its app behind.
+    same!(ask(&["shutdown"]).await?.status.code(), Some(0));
+    tokio::time::timeout(Duration::from_secs(20), wrapped.weir.wait()).await??;
     Ok(())
 }
 
