@@ -82,13 +82,11 @@ pub async fn carry(
         // What one poll may do is limited over both directions, so they take turns in being first.
         up_first = !up_first;
         let ends = if up_first {
-            let gone = up.poll(caller, upstream, cx);
-            down.back = up.broken();
-            (gone, down.poll(upstream, caller, cx))
+            let gone = up.poll(caller, upstream, down.broken(), cx);
+            (gone, down.poll(upstream, caller, up.broken(), cx))
         } else {
-            let come = down.poll(upstream, caller, cx);
-            up.back = down.broken();
-            (up.poll(caller, upstream, cx), come)
+            let come = down.poll(upstream, caller, up.broken(), cx);
+            (up.poll(caller, upstream, down.broken(), cx), come)
         };
         count(up.carried - before.0, down.carried - before.1);
         // Who cannot be read from any more (a reset) takes nothing any more either: the other side is told now.
@@ -198,8 +196,9 @@ impl Direction {
         Self { pending: Bytes::new(), state: State::Open, back: None, carried: 0, is_bulk: false, streak: 0, pipe: None, pipes }
     }
 
-    /// Ready when nothing more goes this way.
-    fn poll(&mut self, from: &Side, to: &Side, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when nothing more goes this way. `back` is how the way back broke, if it did.
+    fn poll(&mut self, from: &Side, to: &Side, back: Option<Broken>, cx: &mut Context<'_>) -> Poll<()> {
+        self.back = back;
         if !matches!(self.state, State::Told | State::Broken(_))
             && let Err(broken) = ready!(self.go_on(from, to, cx))
         {
