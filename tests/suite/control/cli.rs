@@ -251,20 +251,22 @@ async fn a_closed_pipe_is_no_panic() -> Result {
         holds!(!said.contains("panicked"), "{arguments:?}: {said}");
         holds!(output.status.code().is_some(), "{arguments:?} ended by a signal");
     }
-    // The demo goes on serving when nobody watches, and ends with its terminal.
-    let (reader, writer) = std::io::pipe()?;
-    drop(reader);
-    let mut command = Command::new(binary());
-    command.args(["demo", "--port", "0", "--rate", "20"]).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
-    let mut child = command.kill_on_drop(true).spawn()?;
-    drop(command);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    holds!(child.try_wait()?.is_none(), "the demo ended when nobody watched");
-    let pid = i32::try_from(child.id().ok_or("no process")?)?;
-    // SAFETY: kill has no memory effects; the pid is of a child that has not been waited for.
-    same!(unsafe { libc::kill(pid, libc::SIGHUP) }, 0);
-    let output = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await??;
-    same!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    // The demo goes on serving when nobody watches, and ends when it is told to, or with its terminal.
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = Command::new(binary());
+        command.args(["demo", "--port", "0", "--rate", "20"]).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn()?;
+        drop(command);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        holds!(child.try_wait()?.is_none(), "the demo ended when nobody watched");
+        let pid = i32::try_from(child.id().ok_or("no process")?)?;
+        // SAFETY: kill has no memory effects; the pid is of a child that has not been waited for.
+        same!(unsafe { libc::kill(pid, signal) }, 0);
+        let output = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await??;
+        same!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
     Ok(())
 }
 

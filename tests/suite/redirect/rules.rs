@@ -12,7 +12,7 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         test_with("redirect::rules::what_is_printed_is_what_is_installed", &nft, printed),
         test_with("redirect::rules::another_backend_takes_the_place_of_the_first", &iptables, replaced),
-        test_with("redirect::rules::whatever_changed_is_found", &nft, changed),
+        test_with("redirect::rules::whatever_changed_is_found", &iptables, changed),
         test_with("redirect::rules::a_family_that_fails_leaves_all_as_it_was", &iptables, half),
         test_with("redirect::rules::without_the_right_nothing_changes_and_it_is_said", &nft, unprivileged),
     ];
@@ -145,11 +145,18 @@ async fn changed() -> Result {
     holds!(none.contains("no rules of weir are installed"), "{none}");
     let last = "nft -a list chain inet weir output | grep 'what the app calls' | sed 's/.*handle //'";
     let comment = "comment '\"what the app calls\"'";
+    // All as it is but for this, and with the rules as they were.
+    let loaded = |change: &str| {
+        format!("rules=$(nft list table inet weir | sed '{change}'); nft delete table inet weir; echo \"$rules\" | nft -f -")
+    };
+    pod.run(&format!("{redirect} install --backend nftables; {}; {redirect} check", loaded("")))?;
     for change in [
         format!("nft delete rule inet weir output handle $({last})"),
         "nft insert rule inet weir output tcp dport 9 redirect to :9".to_owned(),
         "nft add rule inet weir output tcp dport 9 return".to_owned(),
         "nft flush chain inet weir prerouting".to_owned(),
+        loaded("/hook output/d"),
+        loaded("/hook output/s/priority [^;]*/priority 7/"),
         "nft add table inet weir '{ flags dormant; }'".to_owned(),
         "nft add chain inet weir output '{ policy drop; }'".to_owned(),
         "iptables-nft -t nat -N WEIR_OUTPUT".to_owned(),
