@@ -70,7 +70,7 @@ impl App {
         let shared = Arc::new(Shared {
             store,
             status: applier.status(),
-            source: applier.name().to_owned(),
+            config_name: applier.name().to_owned(),
             discovery,
             tls: Arc::default(),
             callers: Arc::default(),

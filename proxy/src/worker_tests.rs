@@ -67,7 +67,7 @@ clusters: {{ app: {{ endpoints: ['{}'], protocol: {protocol} }} }}
             store: applier.store(),
             status: applier.status(),
             discovery: Arc::default(),
-            source: String::new(),
+            config_name: String::new(),
             tls: Arc::default(),
             callers: Arc::default(),
             metrics: Arc::default(),

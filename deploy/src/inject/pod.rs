@@ -71,8 +71,8 @@ pub(super) fn inject(
     }
     if let Some(name) = config_map_before.filter(|_| settings.config_map.is_none() && !own_config) {
         warnings.push(format!(
-            "the ConfigMap `{name}`, which an option said before, is its configuration no more: the annotation `{PREFIX}config-map` \
-             stays whoever injects"
+            "the ConfigMap `{name}` is its configuration no more, for nobody says so this time; the annotation `{PREFIX}config-map` \
+             says it whoever injects"
         ));
     }
     let orphans = probes::orphans(pod);

@@ -33,7 +33,6 @@ struct Bounds<'r> {
 impl<'r> Bounds<'r> {
     fn new(request: Option<&'r str>, limit: Option<&'r str>, usual: (&'static str, Option<&'static str>)) -> Self {
         let given = |text: &&str| !text.is_empty();
-        let exceeds = |request: &str, limit: &str| amount(request) > amount(limit);
         let (usual_request, usual_limit) = (Some(usual.0), usual.1);
         let mut bounds = Self { request: request.or(usual_request).filter(given), limit: limit.or(usual_limit).filter(given) };
         match (bounds.request, bounds.limit) {
@@ -60,13 +59,10 @@ impl Resources {
             (["cpu-request", "cpu-limit"], &mut self.cpu_request, &mut self.cpu_limit),
             (["memory-request", "memory-limit"], &mut self.memory_request, &mut self.memory_limit),
         ] {
-            let exceeds = match (&*request, &*limit) {
-                (Some(request), Some(limit)) => amount(request) > amount(limit) && !limit.is_empty(),
-                _ => false,
-            };
+            let (Some(least), Some(most)) = (request.as_deref(), limit.as_deref()) else { continue };
             match names.map(&said) {
-                [true, false] if exceeds => *limit = None,
-                [false, true] if exceeds => *request = None,
+                [true, false] if exceeds(least, most) => *limit = None,
+                [false, true] if exceeds(least, most) => *request = None,
                 _ => {}
             }
         }
@@ -76,7 +72,7 @@ impl Resources {
     pub fn mistakes(&self) -> Vec<String> {
         let of = |name: &str, bounds: Bounds<'_>| {
             let (request, limit) = (bounds.request?, bounds.limit?);
-            (amount(request) > amount(limit)).then(|| {
+            exceeds(request, limit).then(|| {
                 format!(
                     "`{name}-request` of {request} is more than `{name}-limit` of {limit}, and Kubernetes refuses such pods: lower \
                      the one or raise the other"
@@ -110,6 +106,11 @@ pub fn quantity(said: &str) -> Result<String, String> {
         true => Ok(said.to_owned()),
         false => Err("write a quantity such as `10m`, `0.5`, `24Mi` or `1Gi`".to_owned()),
     }
+}
+
+/// Whether one quantity is more than another. What says nothing is no more and no less than anything.
+fn exceeds(request: &str, limit: &str) -> bool {
+    amount(request).zip(amount(limit)).is_some_and(|(request, limit)| request > limit)
 }
 
 /// How much a quantity is; `None` if it is none.

@@ -94,7 +94,7 @@ pub fn answer(body: &[u8], settings: &Settings) -> Result<Answer, NoQuestion> {
         Err(mistakes) => {
             let message = format!("weir cannot give this pod its sidecar: {}", mistakes.join("; "));
             let response = json!({ "allowed": false, "status": { "code": 422, "reason": "Invalid", "message": message } });
-            respond(response, format!("{namespace}/{}: refused: {}", format_args!("pod/{}", name(&pod)), mistakes.join("; ")))
+            respond(response, format!("{namespace}/pod/{}: refused: {}", name(&pod), mistakes.join("; ")))
         }
     }
 }

@@ -157,7 +157,7 @@ impl Pages {
         });
         match explained {
             Ok(explained) if json => json_page(&explained.json()),
-            Ok(explained) => text(StatusCode::OK, &explained.text(&self.shared.source)),
+            Ok(explained) => text(StatusCode::OK, &explained.text(&self.shared.config_name)),
             Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
         }
     }

@@ -42,7 +42,7 @@ pub struct Shared {
     /// What became of the configurations offered.
     pub status: Arc<Mutex<Status>>,
     /// What the configuration is called: its file.
-    pub source: String,
+    pub config_name: String,
     /// The addresses of names.
     pub discovery: Arc<Discovery>,
     /// What handshakes need: who this proxy is in the mesh, and certificates for those outside of it.
