@@ -177,7 +177,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut frame = match self.0.source.poll_frame(cx) {
             Poll::Ready(frame) => frame,
-            Poll::Pending => Some(Err(ready!(self.poll_stalled(0, cx)))),
+            Poll::Pending => Some(Err(ready!(self.poll_clocks(0, cx)))),
         };
         match &mut frame {
             Some(Ok(frame)) => {
@@ -220,6 +220,14 @@ impl Body for ResponseBody {
 
 impl Paced for ResponseBody {
     fn poll_stalled(&mut self, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.0.source.gather(cx);
+        self.poll_clocks(sent, cx)
+    }
+}
+
+impl ResponseBody {
+    /// Ready with the error if one of the request's clocks has run out. `sent` grows with each byte that the caller takes.
+    fn poll_clocks(&mut self, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
         let progress = sent + self.0.record.bytes_out;
         let Some(clocks) = &mut self.0.clocks else { return Poll::Pending };
         let fault = expired(ready!(clocks.poll(progress, self.0.request.heard(), cx)));

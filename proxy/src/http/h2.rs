@@ -28,7 +28,7 @@ use crate::socket::Socket;
 use crate::tunnel;
 use crate::tunnel::side::{Side, Stream};
 use crate::upstream::body::Source;
-use crate::upstream::pump::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, pump};
+use crate::upstream::pump::{SEND_BUFFER, Windows, pump};
 
 /// Streams that the peer reset before they were accepted; h2 gives up beyond it.
 const MAX_PENDING_RESETS: usize = 200;
@@ -50,9 +50,10 @@ pub async fn serve(connection: Rc<Connection>, stream: Socket, prefix: Bytes, me
     let inspector = Inspector::new(limits.http2.clone(), Instant::now());
     let io = H2Io { stream, prefix, inspector, flood: Rc::clone(&flood) };
     let header_list = u32::try_from(limits.header_bytes.saturating_mul(2)).unwrap_or(u32::MAX).min(MAX_HEADER_LIST);
+    let windows = Windows::of(limits.http2.max_concurrent_streams);
     let handshake = h2::server::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .max_concurrent_streams(limits.http2.max_concurrent_streams)
         // Twice the limit, so that weir itself can say 431 and which limit it was.
         .max_header_list_size(header_list)

@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use tokio::time::Instant;
 
+use super::inflow::Inflow;
 use super::informational::Hold;
 use crate::clock::{Alarm, Heard, Paced};
 use crate::error::Fault;
@@ -88,7 +89,7 @@ pub enum Source {
     /// From an HTTP/1 connection.
     H1(Incoming),
     /// From an HTTP/2 stream.
-    H2(h2::RecvStream),
+    H2(Inflow),
 }
 
 impl Source {
@@ -99,13 +100,13 @@ impl Source {
 
     /// An HTTP/2 body.
     pub fn h2(body: h2::RecvStream) -> Self {
-        if body.is_end_stream() { Self::Empty } else { Self::H2(body) }
+        if body.is_end_stream() { Self::Empty } else { Self::H2(Inflow::new(body)) }
     }
 
     /// The HTTP/2 stream, if it is one that has not ended.
     pub fn into_h2(self) -> Option<h2::RecvStream> {
         match self {
-            Self::H2(body) => Some(body),
+            Self::H2(body) => Some(body.into_stream()),
             Self::Empty | Self::Full(_) | Self::H1(_) => None,
         }
     }
@@ -116,7 +117,7 @@ impl Source {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::H1(body) => body.is_end(),
-            Self::H2(body) => body.is_end_stream(),
+            Self::H2(body) => body.is_end(),
         }
     }
 
@@ -140,24 +141,15 @@ impl Source {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::H1(body) => body.poll_frame(cx).map_err(BodyError::H1),
-            Self::H2(body) => poll_h2(body, cx),
+            Self::H2(body) => body.poll_frame(cx),
         }
     }
-}
 
-fn poll_h2(body: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    match ready!(body.poll_data(cx)) {
-        Some(Ok(data)) => {
-            // The next stage takes a frame only when it has room, so the window may open again now.
-            let released = body.flow_control().release_capacity(data.len());
-            Poll::Ready(Some(released.map(|()| Frame::data(data)).map_err(BodyError::H2)))
+    /// Asked while the reader is stalled: what arrives must not be in the way of others on the same connection.
+    pub fn gather(&mut self, cx: &mut Context<'_>) {
+        if let Self::H2(body) = self {
+            body.gather(cx);
         }
-        Some(Err(error)) => Poll::Ready(Some(Err(BodyError::H2(error)))),
-        None => match ready!(body.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(BodyError::H2(error)))),
-        },
     }
 }
 
@@ -392,7 +384,10 @@ impl Attempt {
 }
 
 impl Paced for Attempt {
-    fn poll_stalled(&mut self, _: u64, _: &mut Context<'_>) -> Poll<BodyError> {
+    fn poll_stalled(&mut self, _: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.turn.get() == self.turn) {
+            shared.source.borrow_mut().gather(cx);
+        }
         // The request's own clocks watch the upload.
         Poll::Pending
     }

@@ -1,6 +1,6 @@
 //! HTTP/2 to an upstream: few connections, many streams. A further connection is opened only when every other one has
-//! as many streams as the peer allows. Tunnels have connections of their own: one whose caller does not read holds its
-//! window for as long as it lives, and requests must not wait for that.
+//! as many streams as the peer allows, or as its windows are made for: whoever does not read must not hold up the others.
+//! Tunnels, which often do not, have connections of their own.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -27,7 +27,7 @@ use weir_config::snapshot::Cluster;
 
 use super::body::Source;
 use super::endpoint::Endpoint;
-use super::pump::{CONNECTION_WINDOW, MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, pump};
+use super::pump::{MAX_HEADER_LIST, SEND_BUFFER, Windows, pump};
 use super::{Failure, MAX_UPLOAD_ALONE, Outgoing, Progress, Waiting};
 use crate::error::Fault;
 use crate::h1::encode::TIMEOUT_MS;
@@ -56,6 +56,8 @@ struct Purpose {
     tunnels: bool,
 }
 
+/// The most requests of one connection, whatever the peer allows; windows are made for so many.
+const MAX_STREAMS: u32 = 256;
 /// The most tunnels of one connection. All of them stalled hold less than the connection's window.
 const MAX_TUNNELS: usize = 8;
 /// What one tunnel may have under way.
@@ -152,7 +154,7 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        let most = if self.purpose.tunnels { MAX_TUNNELS } else { usize::MAX };
+        let most = if self.purpose.tunnels { MAX_TUNNELS } else { MAX_STREAMS as usize };
         self.streams.get() < self.sender.current_max_send_streams().min(most)
     }
 }
@@ -398,14 +400,15 @@ async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, purpose: Purpose) -> R
     let limit = tokio::time::Instant::now() + cluster.connect_timeout;
     let opened = super::connect(endpoint, cluster, purpose.told.as_deref(), Offer::Http2).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
+    let windows = Windows::of(MAX_STREAMS);
     let mut builder = h2::client::Builder::new();
     if purpose.tunnels {
         builder.initial_window_size(TUNNEL_WINDOW).data_frame_budget(TUNNEL_FRAME_BUDGET);
     } else {
-        builder.initial_window_size(STREAM_WINDOW);
+        builder.initial_window_size(windows.stream);
     }
     let handshake = builder
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(windows.connection)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)

@@ -9,6 +9,7 @@ pub mod dialed;
 pub mod endpoint;
 pub mod h1;
 pub mod h2;
+pub mod inflow;
 pub mod informational;
 pub mod pump;
 mod undelivered;

@@ -11,14 +11,36 @@ use super::body::BodyError;
 use crate::clock::Paced;
 
 /// What one stream may have under way. Bounds the memory of a slow reader; 256 KiB a millisecond is 2 Gbit/s.
-pub const STREAM_WINDOW: u32 = 256 << 10;
-/// What one connection may have under way. Well above the stream's, and above the point where h2 mistakes small gRPC
-/// messages for a flood of DATA frames.
-pub const CONNECTION_WINDOW: u32 = 4 << 20;
+const STREAM_WINDOW: u32 = 256 << 10;
+/// What one connection may have under way at least: above the point where h2 mistakes small gRPC messages for a flood of
+/// DATA frames.
+const MIN_CONNECTION_WINDOW: u32 = 4 << 20;
+/// The largest window there is (RFC 9113, section 6.9.1).
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// What may be under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// On one stream.
+    pub stream: u32,
+    /// On all streams of a connection.
+    pub connection: u32,
+}
+
+impl Windows {
+    /// For a connection of at most so many streams. All but one of them may be full, of what nobody reads, and the last
+    /// still has a window of its own: who does not read is in nobody's way but his own.
+    pub fn of(streams: u32) -> Self {
+        let stream = STREAM_WINDOW.min(MAX_WINDOW / streams.max(1));
+        Self { stream, connection: stream.saturating_mul(streams).max(MIN_CONNECTION_WINDOW) }
+    }
+}
+
 /// The largest list of header fields of a response, as counted by HTTP/2.
 pub const MAX_HEADER_LIST: u32 = 128 << 10;
 /// What a stream may queue for sending.
 pub const SEND_BUFFER: usize = 128 << 10;
+
 /// Moves a body into an HTTP/2 stream, as fast as the peer's window allows and no faster: the next frame is asked for
 /// only when the one before is on its way.
 pub async fn pump<B>(mut body: B, mut send: SendStream<Bytes>)
@@ -112,5 +134,21 @@ fn reason(error: &BodyError) -> Reason {
         BodyError::H2(error) => error.reason().unwrap_or(Reason::CANCEL),
         BodyError::H1(_) => Reason::INTERNAL_ERROR,
         BodyError::Cut(_) => Reason::CANCEL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_that_are_full_leave_one_its_window() {
+        for streams in [1, 2, 16, 17, 256, 1000, 8191, 8192, 100_000] {
+            let Windows { stream, connection } = Windows::of(streams);
+            assert!(u64::from(connection) >= u64::from(stream) * u64::from(streams), "{streams}");
+            assert!(connection <= MAX_WINDOW && stream >= 16 << 10, "{streams}");
+        }
+        assert_eq!(Windows::of(256), Windows { stream: STREAM_WINDOW, connection: 64 << 20 });
+        assert_eq!(Windows::of(1).connection, MIN_CONNECTION_WINDOW);
     }
 }

@@ -2,9 +2,10 @@
 
 mod breaks;
 mod flow;
+mod stalled;
 
 use weir_tests::Trial;
 
 pub fn trials() -> Vec<Trial> {
-    [flow::trials(), breaks::trials()].into_iter().flatten().collect()
+    [flow::trials(), breaks::trials(), stalled::trials()].into_iter().flatten().collect()
 }
