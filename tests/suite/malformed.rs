@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         test("malformed::valid_but_unusual_requests_pass", unusual::http1),
         test("malformed::large_heads_pass_on_http2", unusual::http2),
         test_alone("malformed::flood_of_rapid_resets", floods::rapid_resets),
+        test("malformed::many_who_give_up_are_no_flood", floods::many_who_give_up),
         test_alone("malformed::flood_of_provoked_resets", floods::provoked_resets),
         test_alone("malformed::flood_of_continuations", floods::continuations),
         test_alone("malformed::flood_of_settings", floods::settings),

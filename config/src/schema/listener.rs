@@ -230,7 +230,8 @@ pub struct Http2 {
     #[serde(default = "Http2::default_streams")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_concurrent_streams: u32,
-    /// RST_STREAM frames a second (rapid reset, CVE-2023-44487). Default 100.
+    /// Requests a second that are reset as soon as they are made, that is within some ten milliseconds (rapid reset,
+    /// CVE-2023-44487). Later resets do not count: `max_concurrent_streams` bounds them. Default 100.
     #[serde(default = "Http2::default_resets")]
     #[schemars(range(min = 1))]
     pub resets_per_second: u32,

@@ -2,17 +2,20 @@
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use weir_tests::frames::{self, frame};
 use weir_tests::origin::full;
 use weir_tests::raw::Connection;
-use weir_tests::{Origin, Result, Weir, holds, same, until};
+use weir_tests::{Origin, Result, Weir, holds, same, two, until};
 
 use super::memory::{self, LIMIT};
 
@@ -36,6 +39,45 @@ pub async fn rapid_resets() -> Result {
         frames
     })
     .await
+}
+
+/// Those whose requests come over one connection, as they do from another sidecar, give up together: that is no flood.
+pub async fn many_who_give_up() -> Result {
+    const MANY: usize = 200;
+    let (waiting, waits) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
+    let (seen, let_go) = (Arc::clone(&waiting), Arc::clone(&waits));
+    let origin = Origin::start(move |request| {
+        let (seen, let_go) = (Arc::clone(&seen), Arc::clone(&let_go));
+        async move {
+            if request.uri().path() == "/slow" {
+                seen.fetch_add(1, Ordering::Relaxed);
+                let_go.notified().await;
+            }
+            Response::new(full("hello"))
+        }
+    })
+    .await?;
+    let weir = weir_before(&origin).await?;
+    let client = two::Client::open(weir.address("out")).await?;
+    let patient = client.get("/slow").await?;
+    let mut impatient = Vec::new();
+    for _ in 0..MANY {
+        impatient.push(client.get("/slow").await?);
+    }
+    until("all of them wait", async || waiting.load(Ordering::Relaxed) == MANY + 1).await?;
+    // Longer than a stream is young.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(impatient);
+    until("weir knows that they gave up", async || {
+        weir.metric("weir_requests_active", "").await.is_ok_and(|active| active == 1.0)
+    })
+    .await?;
+    waits.notify_waiters();
+    let (body, _) = two::collect(&mut patient.await?.into_body()).await?;
+    same!(body, b"hello", "who did not give up");
+    same!(client.get("/").await?.await?.status().as_u16(), 200, "the same connection");
+    same!(weir.metric("weir_http2_floods_total", "").await?, 0.0);
+    Ok(())
 }
 
 /// The peer makes weir reset its streams (MadeYouReset, CVE-2025-8671): their windows are opened beyond the largest.
