@@ -33,6 +33,12 @@ impl Alarm {
         Self { from: Rc::clone(from), sleep: None }
     }
 
+    /// Another of the same timers.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::of(&self.from)
+    }
+
     /// Ready at `due`.
     pub fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let from = &self.from;

@@ -43,6 +43,13 @@ impl Patience {
         Self { alarm, idle: limits.idle, head: limits.header_read, idle_since: None, head_since: None, served: false }
     }
 
+    /// The same, in no more time than this for what is begun.
+    pub fn hasty(&self, head: Duration) -> Self {
+        let head = Some(self.head.map_or(head, |limit| limit.min(head)));
+        let alarm = self.alarm.another();
+        Self { alarm, idle: self.idle, head, idle_since: self.idle_since, head_since: None, served: self.served }
+    }
+
     /// A request is there; the next one has its own time.
     pub fn restart(&mut self) {
         self.idle_since = None;
@@ -184,10 +191,18 @@ pub enum Hello {
     NotTls,
 }
 
-/// Reads a ClientHello, which stays in the buffer. `None` if the caller went away first, or takes too long.
-pub async fn client_hello(stream: &mut Socket, begun: &mut BytesMut, member: &Member, mut patience: Patience) -> Option<Hello> {
+/// Reads a ClientHello, which stays in the buffer.
+///
+/// # Errors
+/// Why there is none.
+pub async fn client_hello(
+    stream: &mut Socket,
+    begun: &mut BytesMut,
+    member: &Member,
+    mut patience: Patience,
+) -> Result<Hello, Unjudged> {
     let (mut acceptor, mut fed) = (Acceptor::default(), 0);
-    read_until(stream, begun, member, &mut patience, |begun| judge_hello(&mut acceptor, &mut fed, begun)).await
+    read_or_end(stream, begun, member, &mut patience, |begun| judge_hello(&mut acceptor, &mut fed, begun)).await
 }
 
 /// What bytes show that come in these pieces; `None` if more must come. For fuzzers.

@@ -49,7 +49,7 @@ pub async fn serve(connection: Rc<Connection>, stream: Socket, begun: BytesMut, 
 /// Serves a connection that begins with a ClientHello to its end. `begun` was read from the stream already.
 pub async fn pass_through(connection: Rc<Connection>, mut stream: Socket, mut begun: BytesMut, member: Member) {
     let patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
-    let Some(hello) = client_hello(&mut stream, &mut begun, &member, patience).await else { return };
+    let Ok(hello) = client_hello(&mut stream, &mut begun, &member, patience).await else { return };
     let Hello::Tls { name, mesh: _ } = hello else {
         connection.listener.shard.malformed.add(1);
         reset(stream.tcp());

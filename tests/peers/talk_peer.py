@@ -3,6 +3,8 @@
     talk_peer.py serve ADDRESS PORT       greets every caller, then echoes lines in capitals
     talk_peer.py eager ADDRESS PORT       sends SETTINGS of HTTP/2 to every caller at once, and says no more
     talk_peer.py who ADDRESS PORT         answers HTTP/1.1 with the address of whoever called
+    talk_peer.py mirror ADDRESS PORT WORD   says WORD and what it heard first, and ends
+    talk_peer.py says ADDRESS PORT TEXT [end]   connects, says TEXT (with escapes), ends its side if told to; prints what it hears
     talk_peer.py greeted ADDRESS PORT N   connects N times, waits for the greeting, says a line; prints the median milliseconds to the greeting
     talk_peer.py silent ADDRESS PORT      connects, sends nothing, and ends its side at once; prints what it hears
     talk_peer.py slow ADDRESS PORT        an HTTP/2 preface after some silence, one byte each 100 ms; prints the type of the first frame that comes back
@@ -74,6 +76,26 @@ def who(address, port):
     with Server((address, int(port)), Who) as server:
         print("serving", flush=True)
         server.serve_forever()
+
+
+class Mirror(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(self.server.word.encode() + b": " + self.request.recv(65536))
+
+
+def mirror(address, port, word):
+    with Server((address, int(port)), Mirror) as server:
+        server.word = word
+        print("serving", flush=True)
+        server.serve_forever()
+
+
+def says(address, port, text, end=""):
+    with connect(address, port) as connection:
+        connection.sendall(text.encode().decode("unicode_escape").encode("latin-1"))
+        if end:
+            connection.shutdown(socket.SHUT_WR)
+        print(connection.makefile("rb").read().decode("latin-1").encode("unicode_escape").decode(), end="")
 
 
 def greeted(address, port, count):

@@ -3,13 +3,14 @@
 mod flow;
 mod preserve;
 mod rules;
+mod unchanged;
 mod wire;
 
 use weir_tests::pod::{Pod, Program, join, weir};
 use weir_tests::{Result, Trial};
 
 pub fn trials() -> Vec<Trial> {
-    [rules::trials(), flow::trials(), preserve::trials(), wire::trials()].into_iter().flatten().collect()
+    [rules::trials(), flow::trials(), preserve::trials(), unchanged::trials(), wire::trials()].into_iter().flatten().collect()
 }
 
 const SIDECAR: &str = "
@@ -49,12 +50,15 @@ impl Pair {
 
     /// A server of HTTP that says on which address it was asked, and whether by HTTP/1 or HTTP/2.
     fn serve_http(&mut self, listens: &[&str]) -> Result {
+        self.serve_nginx(listens, "$server_port by $server_protocol")
+    }
+
+    /// A server of HTTP that says `answer`, in which nginx's variables count.
+    fn serve_nginx(&mut self, listens: &[&str], answer: &str) -> Result {
         let path = self.dir.path().display();
         let servers: String = listens
             .iter()
-            .map(|listen| {
-                format!("server {{ listen {listen}; location / {{ return 200 \"$server_port by $server_protocol\\n\"; }} }}\n")
-            })
+            .map(|listen| format!("server {{ listen {listen}; location / {{ return 200 \"{answer}\\n\"; }} }}\n"))
             .collect();
         let conf = format!(
             "daemon off; master_process off; pid {path}/pid; error_log stderr; events {{}}

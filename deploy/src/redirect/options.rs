@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 /// The user and group that weir runs as beside an app (Istio's choice, so that policies for pods know it).
 pub const UID: u32 = 1337;
@@ -32,6 +32,13 @@ pub const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
 ];
+
+/// Destinations that are not weir's business. Beside the metadata services, addresses that mean nothing without the interface that
+/// the app named with them (RFC 4007): the kernel does not hand that on.
+fn left_alone() -> Vec<IpNet> {
+    let link_local = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
+    METADATA.into_iter().map(IpNet::from).chain([link_local]).collect()
+}
 
 /// Which connections are handed to weir.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +96,7 @@ impl Default for Options {
             include_outbound_ports: Vec::new(),
             exclude_outbound_ports: Vec::new(),
             include_outbound_cidrs: Vec::new(),
-            exclude_outbound_cidrs: METADATA.map(IpNet::from).to_vec(),
+            exclude_outbound_cidrs: left_alone(),
             exclude_interfaces: Vec::new(),
             ipv6: true,
             preserve_source: false,
@@ -184,6 +191,18 @@ impl Options {
                     port.unwrap_or_default(),
                     if what == "inbound" { INBOUND } else { OUTBOUND }
                 ));
+            }
+        }
+        if self.gid == Some(0) {
+            found.push("as gid 0 weir cannot be told from an app in the group of root: run it with another group".to_owned());
+        }
+        for net in [&self.exclude_inbound_cidrs, &self.include_outbound_cidrs, &self.exclude_outbound_cidrs].into_iter().flatten()
+        {
+            if let IpNet::V6(mapped) = net
+                && let Some(plain) = mapped.network().to_ipv4_mapped()
+            {
+                let length = mapped.prefix_len().saturating_sub(96);
+                found.push(format!("`{net}` means IPv4, which the rules see as such: write `{plain}/{length}`"));
             }
         }
         if self.uid == Some(0) {

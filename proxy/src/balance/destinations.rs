@@ -2,6 +2,7 @@
 //!
 //! Made when they are first asked for and forgotten when nobody has for a while, so that what callers ask for cannot fill the
 //! memory. The app's own address is tried first, for most apps listen on all; then the same port on loopback, for the rest.
+//! Where that answered, calls go there, until somebody is back at the address that was called.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use weir_config::snapshot::Destination;
 
+use crate::upstream;
 use crate::upstream::endpoint::{ComesFrom, Endpoint};
 
 /// Destinations that are remembered at a time. Of others no connection is kept.
@@ -29,6 +31,36 @@ struct Candidates {
     /// The one that answered last.
     preferred: Cell<usize>,
     used: Cell<Instant>,
+    /// When it was last asked whether the first is back, while another is preferred.
+    asked: Cell<Instant>,
+}
+
+/// While calls go to another address than the one that was called, it is asked so often whether somebody is back there.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// It is given up after so long. Over IPv6 nothing tells that nobody listens at an own address.
+const NO_ANSWER: Duration = Duration::from_secs(1);
+
+impl Candidates {
+    fn prefer(&self, place: usize, now: Instant) {
+        if self.preferred.replace(place) == 0 && place != 0 {
+            self.asked.set(now);
+        }
+    }
+
+    /// Asks whether somebody is back at the address that was called, if it is time. Beside the requests: none waits for it.
+    fn ask_again(self: &Rc<Self>, now: Instant) {
+        if self.preferred.get() == 0 || now.saturating_duration_since(self.asked.get()) < ASK_AGAIN {
+            return;
+        }
+        self.asked.set(now);
+        let (candidates, first) = (Rc::clone(self), Rc::clone(&self.endpoints[0]));
+        tokio::task::spawn_local(async move {
+            let answers = tokio::time::timeout(NO_ANSWER, upstream::answers(&first)).await;
+            if answers.unwrap_or(false) {
+                candidates.preferred.set(0);
+            }
+        });
+    }
 }
 
 impl Destinations {
@@ -42,13 +74,15 @@ impl Destinations {
         make: impl Fn(SocketAddr, Option<ComesFrom>) -> Endpoint,
     ) -> Rc<Endpoint> {
         let candidates = self.candidates(kind, caller, to, make);
-        candidates.used.set(Instant::now());
+        let now = Instant::now();
+        candidates.used.set(now);
+        candidates.ask_again(now);
         let count = candidates.endpoints.len();
         let preferred = candidates.preferred.get();
         let in_turn = (preferred..preferred + count).map(|place| place % count);
         let fresh = in_turn.clone().find(|place| !tried.contains(&candidates.endpoints[*place].address));
         let place = fresh.unwrap_or(preferred);
-        candidates.preferred.set(place);
+        candidates.prefer(place, now);
         Rc::clone(&candidates.endpoints[place])
     }
 
@@ -65,8 +99,8 @@ impl Destinations {
             return Rc::clone(found);
         }
         let endpoints = addresses(kind, caller, to).map(|(address, from)| Rc::new(make(address, from)));
-        let made =
-            Rc::new(Candidates { endpoints: endpoints.collect(), preferred: Cell::new(0), used: Cell::new(Instant::now()) });
+        let (endpoints, now) = (endpoints.collect(), Cell::new(Instant::now()));
+        let made = Rc::new(Candidates { endpoints, preferred: Cell::new(0), used: now.clone(), asked: now });
         if known.len() < MAX {
             known.insert(key, Rc::clone(&made));
         }

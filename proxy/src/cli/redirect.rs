@@ -95,7 +95,8 @@ pub(super) struct Rules {
     #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = options::network)]
     include_outbound_cidrs: Vec<IpNet>,
     /// Destinations that the app calls without. Metadata services (169.254.169.254, 169.254.170.2, 169.254.170.23,
-    /// fd00:ec2::254, fd00:ec2::23) are called without anyway, unless included by address.
+    /// fd00:ec2::254, fd00:ec2::23) and link-local addresses of IPv6 (fe80::/10) are called without anyway, unless included by
+    /// address.
     #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = options::network)]
     exclude_outbound_cidrs: Vec<IpNet>,
     /// Interfaces whose connections pass, both ways.
@@ -160,7 +161,11 @@ fn mark(text: &str) -> Result<u32, String> {
 
 impl Rules {
     fn plan(self) -> anyhow::Result<Plan> {
-        Ok(plan(&self.options(has_ipv6())?))
+        let has_ipv6 = match self.ipv6 {
+            Ipv6::Auto => has_ipv6()?,
+            Ipv6::On | Ipv6::Off => false,
+        };
+        Ok(plan(&self.options(has_ipv6)?))
     }
 
     /// What these arguments mean where there is IPv6, or is not.
@@ -211,9 +216,21 @@ fn with<T: PartialEq>(defaults: Vec<T>, keep: impl Fn(&T) -> bool, more: Vec<T>)
     all
 }
 
-/// Whether this network namespace speaks IPv6: it has a loopback address of it.
-fn has_ipv6() -> bool {
-    std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok()
+/// Whether this network namespace speaks IPv6.
+///
+/// # Errors
+/// It does, but not on loopback, where weir would take what the app calls.
+fn has_ipv6() -> anyhow::Result<bool> {
+    let on_loopback = std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok();
+    // A line for each address. Without IPv6 in the kernel there is no such file.
+    let elsewhere = std::fs::read_to_string("/proc/self/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty());
+    if elsewhere && !on_loopback {
+        bail!(
+            "there is IPv6 here, but not on loopback, where weir takes what is handed to it: `sysctl -w \
+             net.ipv6.conf.lo.disable_ipv6=0`, or leave IPv6 alone with `--ipv6 off`"
+        );
+    }
+    Ok(on_loopback)
 }
 
 impl By {

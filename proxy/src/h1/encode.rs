@@ -43,6 +43,12 @@ pub const TIMEOUT_MS: &str = "x-request-timeout-ms";
 pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, body: &SizeHint, more: Addition) -> Coding {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
+    // Only what is said to a proxy names its scheme (RFC 9112, section 3.2.2).
+    if let (Some(scheme), Some(authority)) = (head.uri.scheme_str(), head.uri.authority()) {
+        for part in [scheme, "://", authority.as_str()] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let seen = fields(out, &head.headers, spelling, Without { length: false, timeout: more.timeout_ms.is_some() });

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use super::decode::{Decoder, Piece};
 use super::large::Large;
 use super::{Broken, encode};
-use crate::socket::Socket;
+use crate::socket::{Socket, info};
 
 /// What one read takes at most, unless a large body is under way. Read on the stack and copied, so that the buffer that
 /// stays is as large as what came.
@@ -29,6 +29,9 @@ const SMALL_READ: usize = 16 << 10;
 const MAX_QUEUED: usize = 16 << 10;
 /// The most that is read ahead of a caller who is being answered.
 const MAX_AHEAD: usize = 16 << 10;
+/// An end that comes within so many milliseconds of a request belongs to it: `nc -N`, and others who say all they have to say.
+/// A caller that goes away so soon costs a request that nobody wants any more.
+const RIGHT_BEHIND: u32 = 20;
 
 /// The socket of one connection.
 pub struct Wire {
@@ -47,6 +50,8 @@ pub struct Wire {
     has_reader: Cell<bool>,
     /// Who waits for the reader to be gone.
     successor: RefCell<Option<Waker>>,
+    /// Whether the peer says nothing more, and waits for what it asked for.
+    only_reads: Cell<bool>,
 }
 
 impl Wire {
@@ -62,6 +67,7 @@ impl Wire {
             answering: Cell::new(false),
             has_reader: Cell::new(false),
             successor: RefCell::new(None),
+            only_reads: Cell::new(false),
         })
     }
 
@@ -159,8 +165,11 @@ impl Wire {
     }
 
     /// Whether the peer has gone away, while nothing more is read of it than it may say ahead. Pending as long as it is
-    /// there.
+    /// there, or may be: one that says right behind its request that it will say no more still waits for the answer.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.only_reads.get() {
+            return Poll::Pending;
+        }
         if self.has_reader.get() {
             // Whoever reads the body finds out; when that is over, it is looked for here again.
             *self.successor.borrow_mut() = Some(cx.waker().clone());
@@ -168,11 +177,21 @@ impl Wire {
         }
         while self.unread.borrow().len() < MAX_AHEAD {
             match ready!(self.poll_fill(cx)) {
+                Ok(0) if self.ends_with_request() => {
+                    self.only_reads.set(true);
+                    return Poll::Pending;
+                }
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
             }
         }
         Poll::Pending
+    }
+
+    /// Whether the peer's end came right behind what it said last. Who goes away does so later.
+    fn ends_with_request(&self) -> bool {
+        // In TLS the end is said too.
+        self.is_plain() && self.with_tcp(info).is_some_and(|info| info.tcpi_last_data_recv < RIGHT_BEHIND)
     }
 
     /// Whether an idle connection can carry another exchange, as far as this side can know: the peer has neither closed

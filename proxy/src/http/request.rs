@@ -386,7 +386,8 @@ impl Forward {
             Ok(endpoint) => endpoint,
             Err(fault) => return respond::fault(fault, record),
         };
-        if let Err(fault) = outgoing(&mut head, http2 && asked.is_none(), from_h2, endpoint.address) {
+        let goes_on = cluster.destination.is_some();
+        if let Err(fault) = outgoing(&mut head, http2 && asked.is_none(), from_h2, goes_on, endpoint.address) {
             return respond::fault(fault, record);
         }
         let waiting = Waiting { caller: &caller, tell_continue: from_h2 && held.is_some(), hold: held };
@@ -497,8 +498,9 @@ fn prepare_head(connection: &Connection, current: &Current, forward: &Forward, h
     }
 }
 
-/// The head in the form that the upstream's protocol wants: origin form and `Host` in HTTP/1, pseudo-headers in HTTP/2.
-fn outgoing(head: &mut Parts, http2: bool, from_h2: bool, endpoint: SocketAddr) -> Result<(), Fault> {
+/// The head in the form that the upstream's protocol wants: origin form and `Host` in HTTP/1, pseudo-headers in HTTP/2. What
+/// `goes_on` to where it was going may be for a forward proxy there, which the absolute form is for.
+fn outgoing(head: &mut Parts, http2: bool, from_h2: bool, goes_on: bool, endpoint: SocketAddr) -> Result<(), Fault> {
     // HTTP/1.0 may come without one; what goes on must have one, and nobody named another than the endpoint itself.
     if !head.headers.contains_key(HOST)
         && let Ok(host) = HeaderValue::from_str(&endpoint.to_string())
@@ -528,7 +530,13 @@ fn outgoing(head: &mut Parts, http2: bool, from_h2: bool, endpoint: SocketAddr) 
         if from_h2 {
             hop::join_cookies(&mut head.headers);
         }
-        head.uri = Uri::from(target);
+        head.uri = if goes_on && !from_h2 && head.uri.scheme().is_some() {
+            let mut parts = std::mem::take(&mut head.uri).into_parts();
+            parts.path_and_query = Some(target);
+            Uri::from_parts(parts).map_err(|_| Fault::BadRequest(BadRequest::Target))?
+        } else {
+            Uri::from(target)
+        };
         head.version = Version::HTTP_11;
     }
     Ok(())

@@ -12,12 +12,15 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use http::{HeaderMap, Method};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use weir_config::path::normalise_host;
 use weir_config::schema::PortProtocol;
-use weir_config::snapshot::Listener;
+use weir_config::snapshot::{Action, Listener};
+use weir_config::{Decision, Facts, decide};
 
-use crate::detect::{Spoken, judge};
+use crate::detect::{Spoken, connects_to, is_word, judge};
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::http::admission::permits_opaque;
@@ -34,6 +37,8 @@ use crate::upstream::dialed;
 const GRACE: Duration = Duration::from_millis(1);
 /// Where a caller was going nobody answers. If it has not said by now what else it wants, it hears of that.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Nobody who speaks HTTP pauses so long in the middle of a method.
+const HALF_A_WORD: Duration = Duration::from_millis(500);
 
 /// Where a connection was going. `None` if it was not handed over, or was going to nobody but the listener itself.
 ///
@@ -67,7 +72,7 @@ fn destination(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
 pub(super) enum Agreed {
     /// Mutual TLS has agreed on HTTP.
     Http,
-    /// Mutual TLS has agreed on opaque bytes.
+    /// Mutual TLS has agreed on opaque bytes, or they were waited for long enough.
     Opaque,
     /// Nothing.
     Nothing,
@@ -84,10 +89,13 @@ pub(super) async fn serve(
     member: Member,
     agreed: Agreed,
 ) -> Option<Http> {
-    let found = match known(&connection, agreed) {
+    let mut found = match known(&connection, agreed) {
         Some(spoken) => Found { spoken, early: None },
         None => find_out(&connection, &mut stream, &mut begun, &member).await?,
     };
+    if found.spoken == Spoken::Http && is_for_proxy(&connection, &begun) {
+        found.spoken = Spoken::Opaque;
+    }
     // Whoever serves it refuses it, each in its own words.
     connection.is_loop.set(is_loop(&connection));
     match found.spoken {
@@ -96,6 +104,18 @@ pub(super) async fn serve(
         Spoken::Tls => Box::pin(tls(connection, stream, begun, member, found.early)).await,
     }
     None
+}
+
+/// Whether it begins with what is said to a forward proxy, which is where it was going: no route takes CONNECT to whom it names.
+fn is_for_proxy(connection: &Connection, begun: &[u8]) -> bool {
+    let Some(name) = connects_to(begun) else { return false };
+    let current = connection.listener.current(&connection.worker);
+    let (host, headers) = (normalise_host(name), HeaderMap::new());
+    let facts = Facts { method: &Method::CONNECT, host: &host, path: "/", query: None, headers: &headers };
+    let snapshot = current.prepared.snapshot();
+    let Decision::Forward { rule, backend } = decide(snapshot, current.id, &facts, 0, &mut ()) else { return false };
+    let Action::Forward(split) = &snapshot.rule(rule).action else { return false };
+    snapshot.cluster(split.backends[backend].cluster).destination.is_some() && !snapshot.rule(rule).upgrades.connect
 }
 
 /// Whether weir itself opened the connection.
@@ -117,13 +137,13 @@ fn is_loop(connection: &Connection) -> bool {
 /// TLS that is for somebody else, which may show for whom.
 async fn tls(connection: Rc<Connection>, mut stream: Socket, mut begun: BytesMut, member: Member, early: Option<Early>) {
     let patience = Patience::new(&connection.worker.alarms, &connection.listener.limits());
-    match client_hello(&mut stream, &mut begun, &member, patience).await {
-        Some(Hello::Tls { name, .. }) => {
-            tcp::go_on(connection, stream, begun, member, Some(name.unwrap_or_default()), early).await;
-        }
-        Some(Hello::NotTls) => tcp::go_on(connection, stream, begun, member, None, early).await,
-        None => {}
-    }
+    let name = match client_hello(&mut stream, &mut begun, &member, patience).await {
+        Ok(Hello::Tls { name, .. }) => Some(name.unwrap_or_default()),
+        // Half a record is bytes like others.
+        Ok(Hello::NotTls) | Err(Unjudged::Ended | Unjudged::Slow) => None,
+        Err(Unjudged::Gone) => return,
+    };
+    tcp::go_on(connection, stream, begun, member, name, early).await;
 }
 
 /// What is spoken, if nobody needs to look.
@@ -166,14 +186,14 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
     }
     let target = begun.is_empty().then(|| tcp::target(connection, None)).flatten();
     let Some(target) = target.filter(|_| permits_opaque(connection, &connection.listener.current(&connection.worker))) else {
-        return settle(read_or_end(stream, begun, member, &mut patience, judge).await, None);
+        return settle(read_alone(connection, stream, begun, member, &mut patience).await, None);
     };
     let current = connection.listener.current(&connection.worker);
     let cluster = current.prepared.cluster(&connection.worker, target.cluster);
     let mut report = Report::default();
     let (mut opened, mut awaits_caller) = (None, false);
     let judged = {
-        let mut reading = pin!(read_or_end(stream, begun, member, &mut patience, judge));
+        let mut reading = pin!(read(stream, begun, member, &mut patience));
         let mut opening = pin!(attempts::open(&cluster, &connection.worker, &connection.ends, &mut report));
         let mut silence = pin!(tokio::time::sleep(SILENCE));
         let judged = poll_fn(|cx| {
@@ -215,6 +235,33 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
         return settle(judged, None);
     }
     settle(judged, opened.map(|opened| Early { target, opened, report }))
+}
+
+/// Reads until it is clear what is spoken. A word that nothing follows is none of HTTP's: `ruok`, which waits for its answer.
+async fn read(stream: &mut Socket, begun: &mut BytesMut, member: &Member, patience: &mut Patience) -> Result<Spoken, Unjudged> {
+    let judged = read_or_end(stream, begun, member, &mut patience.hasty(HALF_A_WORD), judge).await;
+    if judged == Err(Unjudged::Slow) && !is_word(begun) {
+        return read_or_end(stream, begun, member, patience, judge).await;
+    }
+    judged
+}
+
+/// Reads for a caller on whose behalf nobody may be called. One that waits for a server to speak would wait for ever.
+async fn read_alone(
+    connection: &Connection,
+    stream: &mut Socket,
+    begun: &mut BytesMut,
+    member: &Member,
+    patience: &mut Patience,
+) -> Result<Spoken, Unjudged> {
+    let Some(limit) = connection.listener.limits().header_read.filter(|_| begun.is_empty()) else {
+        return read(stream, begun, member, patience).await;
+    };
+    match tokio::time::timeout(limit, read(stream, begun, member, patience)).await {
+        Ok(judged) => judged,
+        Err(_) if begun.is_empty() => Ok(Spoken::Opaque),
+        Err(_) => read(stream, begun, member, patience).await,
+    }
 }
 
 /// What is served. What does not tell is opaque, though nothing of it came: a caller that only listens is served too.

@@ -16,7 +16,7 @@ use crate::drain::Member;
 use crate::error::Fault;
 use crate::http::connection::Connection;
 use crate::observe::callers;
-use crate::opening::{Hello, Patience, client_hello};
+use crate::opening::{Hello, Patience, Unjudged, client_hello};
 use crate::socket::Socket;
 use crate::tcp;
 use crate::tls::handshake::{self, Caller};
@@ -45,13 +45,14 @@ pub(super) async fn open(
     mode: CallerTls,
 ) -> Option<Opened> {
     let counted = &connection.listener.shard.tls;
-    match greeting(&connection, &mut stream, &mut begun, &member, mode).await? {
+    let (hello, agreed) = greeting(&connection, &mut stream, &mut begun, &member, mode).await?;
+    match hello {
         Hello::Tls { mesh: false, .. } if mode == CallerTls::Permissive => {
             counted[1].add(1);
             connection.note(callers::Speaks::OwnTls);
             // Opaque bytes like any others: where they go, no server name decides.
             if matches!(connection.listener.speaks(), Speaks::Tcp(_) | Speaks::Original) {
-                return Some(Opened { connection, stream, begun, member, agreed: Agreed::Nothing });
+                return Some(Opened { connection, stream, begun, member, agreed });
             }
             Box::pin(tcp::pass_through(connection, stream, begun, member)).await;
             None
@@ -66,28 +67,37 @@ pub(super) async fn open(
         Hello::NotTls => {
             counted[2].add(1);
             connection.note(callers::Speaks::Plaintext);
-            Some(Opened { connection, stream, begun, member, agreed: Agreed::Nothing })
+            Some(Opened { connection, stream, begun, member, agreed })
         }
     }
 }
 
+/// What the caller begins with, and what of it need not be looked at again.
 async fn greeting(
     connection: &Connection,
     stream: &mut Socket,
     begun: &mut BytesMut,
     member: &Member,
     mode: CallerTls,
-) -> Option<Hello> {
+) -> Option<(Hello, Agreed)> {
     let patience = || Patience::new(&connection.worker.alarms, &connection.listener.limits());
     let may_wait = mode == CallerTls::Permissive && matches!(connection.listener.speaks(), Speaks::Tcp(_) | Speaks::Original);
-    if may_wait {
-        match tokio::time::timeout(SILENCE, client_hello(stream, begun, member, patience())).await {
-            Ok(hello) => return hello,
-            Err(_) if begun.is_empty() => return Some(Hello::NotTls),
-            Err(_) => {}
-        }
+    if !may_wait {
+        return client_hello(stream, begun, member, patience()).await.ok().map(|hello| (hello, Agreed::Nothing));
     }
-    client_hello(stream, begun, member, patience()).await
+    let at_once = tokio::time::timeout(SILENCE, client_hello(stream, begun, member, patience())).await;
+    let greeted = match at_once {
+        Ok(greeted) => greeted,
+        Err(_) if begun.is_empty() => Ok(Hello::NotTls),
+        Err(_) => client_hello(stream, begun, member, patience()).await,
+    };
+    match greeted {
+        Ok(hello) => Some((hello, Agreed::Nothing)),
+        // The app may know what to do with half a record, and answers who only listens.
+        Err(Unjudged::Ended) => Some((Hello::NotTls, Agreed::Nothing)),
+        Err(Unjudged::Slow) => Some((Hello::NotTls, Agreed::Opaque)),
+        Err(Unjudged::Gone) => None,
+    }
 }
 
 /// Takes TLS off.

@@ -56,6 +56,8 @@ struct Purpose {
     tunnels: bool,
 }
 
+/// How long an endpoint that nobody configured may take to say that it speaks HTTP/2.
+const GREETING: Duration = Duration::from_secs(10);
 /// The most requests of one connection, whatever the peer allows; windows are made for so many.
 const MAX_STREAMS: u32 = 256;
 /// The most tunnels of one connection. All of them stalled hold less than the connection's window.
@@ -396,8 +398,10 @@ impl Drop for Opening<'_> {
 
 /// Opens a connection and waits for the peer's SETTINGS: until they are there, nobody knows how many streams it takes.
 async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, purpose: Purpose) -> Result<Rc<Connection>, Fault> {
-    // One limit for all of it: a peer that accepts and says nothing is as bad as one that does not accept.
-    let limit = tokio::time::Instant::now() + cluster.connect_timeout;
+    // One limit for all of it: a peer that accepts and says nothing is as bad as one that does not accept. But where it was
+    // going is nobody's choice, and a caller of its own would wait.
+    let limit = if cluster.destination.is_some() { cluster.connect_timeout.max(GREETING) } else { cluster.connect_timeout };
+    let limit = tokio::time::Instant::now() + limit;
     let opened = super::connect(endpoint, cluster, purpose.told.as_deref(), Offer::Http2).await;
     let stream = opened.inspect_err(|fault| super::count_failure(endpoint, *fault))?;
     let windows = Windows::of(MAX_STREAMS);

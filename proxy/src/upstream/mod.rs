@@ -283,6 +283,11 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
     secured.map_err(Fault::UpstreamTls)
 }
 
+/// Whether somebody takes connections at the endpoint: one is opened, and closed.
+pub async fn answers(endpoint: &Endpoint) -> bool {
+    dial(endpoint).await.is_ok()
+}
+
 async fn dial(endpoint: &Endpoint) -> io::Result<TcpStream> {
     let Some(from) = endpoint.from else {
         let stream = TcpStream::connect(endpoint.address).await?;

@@ -97,6 +97,8 @@ async fn gone(bench: &mut Bench) -> Result {
                 let head = format!("GET /downstream_gone HTTP/1.1\r\nhost: shop\r\nx-request-id: {id}\r\n\r\n");
                 connection.send(head).await?;
                 at_the_app().await?;
+                // An end right behind the request would be that of a caller who waits for the answer.
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Version::Two => {
                 let mut caller = Caller::open(bench.weir.address("out"), version).await?;

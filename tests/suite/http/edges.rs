@@ -54,6 +54,8 @@ async fn a_caller_who_leaves_after_its_body() -> Result {
     let (request, mut respond) = requests.recv().await.ok_or("no request")?;
     let (body, _) = two::collect(&mut request.into_body()).await?;
     same!(body, b"hello");
+    // An end right behind the request would be that of a caller who waits for the answer.
+    tokio::time::sleep(Duration::from_millis(50)).await;
     drop(connection);
     let reset = tokio::time::timeout(Duration::from_secs(5), std::future::poll_fn(|cx| respond.poll_reset(cx))).await;
     reset.map_err(|_| "the upstream is not told that the caller left")??;

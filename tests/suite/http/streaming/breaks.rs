@@ -45,6 +45,9 @@ enum When {
 
 const BEFORE_OR_IN_THE_BODY: [When; 2] = [When::BeforeTheHead, When::InTheBody];
 
+/// More than an end may be behind a request that it belongs to.
+const RIGHT_BEHIND: std::time::Duration = std::time::Duration::from_millis(50);
+
 async fn caller_leaves_http1(whens: &[When]) -> Result {
     for from in [Version::One, Version::Two] {
         for &when in whens {
@@ -65,6 +68,8 @@ async fn caller_leaves_http1(whens: &[When]) -> Result {
             });
             let mut peer = script.accept().await?;
             peer.head().await?;
+            // An end right behind the request would be that of a caller who waits for the answer.
+            tokio::time::sleep(RIGHT_BEHIND).await;
             match when {
                 When::BeforeTheHead => pending.abort(),
                 When::InItsOwnBody => {
@@ -124,6 +129,7 @@ async fn caller_leaves_http2(whens: &[When]) -> Result {
             });
             let (mut request, mut respond) = streams.recv().await.ok_or("no request")?;
             let context = format!("{from:?}, {when:?}");
+            tokio::time::sleep(RIGHT_BEHIND).await;
             match when {
                 When::BeforeTheHead => {
                     pending.abort();

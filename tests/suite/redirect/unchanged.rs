@@ -1,0 +1,138 @@
+//! What apps and callers do that are no good guests of a proxy: beside weir it works as without.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use weir_tests::mesh::{Authority, Files, Says};
+use weir_tests::peers::Peer;
+use weir_tests::pod::Program;
+use weir_tests::{Result, Trial, holds, same, test_with};
+
+use super::{Pair, SIDECAR, TALK};
+
+pub fn trials() -> Vec<Trial> {
+    let needs = ["nginx", "curl", "nft"].map(Peer::Program).into_iter().chain([Peer::Namespaces]);
+    let needs: Vec<Peer> = needs.collect();
+    vec![
+        test_with("redirect::unchanged::what_is_said_to_a_forward_proxy_goes_there", &needs, forward_proxy),
+        test_with("redirect::unchanged::who_ends_its_side_is_answered", &needs, half_closed),
+        test_with("redirect::unchanged::half_of_something_is_passed_on", &needs, halves),
+        test_with("redirect::unchanged::who_is_refused_hears_of_it_without_a_word", &needs, silent_and_refused),
+        test_with("redirect::unchanged::the_address_that_was_called_is_called_again", &needs, called_again),
+        test_with("redirect::unchanged::link_local_addresses_are_left_alone", &needs, link_local),
+    ]
+}
+
+impl Pair {
+    fn mirror(&self, address: &str, port: u16, word: &str) -> Result<Program> {
+        let mut server = self.server.command("python3");
+        server.args([TALK, "mirror", address, &port.to_string(), word]);
+        let mut server = Program::start(server)?;
+        server.wait_for("serving")?;
+        Ok(server)
+    }
+
+    /// What the client hears who says this, and how long it took.
+    fn says(&self, port: u16, text: &str, end: &str) -> Result<(String, Duration)> {
+        let began = Instant::now();
+        Ok((self.talk(&format!("says 10.0.0.2 {port} '{text}' {end}"))?, began.elapsed()))
+    }
+}
+
+async fn forward_proxy() -> Result {
+    let routes = "
+routes: [{ name: own, hosts: [own.example], rules: [{ respond: { status: 200, body: 'by a route' } }] }]
+";
+    let mut pair = Pair::with_sidecars("", &format!("{SIDECAR}{routes}"), SIDECAR)?;
+    let _mirror = pair.mirror("0.0.0.0", 3128, "heard")?;
+    // As it was said, to the byte.
+    let connect = r"CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example:443\r\nproxy-AUTHORIZATION: Basic eA==\r\n\r\n";
+    let (heard, took) = pair.says(3128, connect, "")?;
+    same!(heard, format!("heard: {connect}"));
+    holds!(took < Duration::from_secs(5), "{took:?}");
+    pair.serve_nginx(&["3129"], "$request")?;
+    same!(pair.curl("-x http://10.0.0.2:3129 'http://shop.example/a?b'")?, "GET http://shop.example/a?b HTTP/1.1\n");
+    same!(pair.curl("-x http://10.0.0.2:3129 'http://shop.example?b'")?, "GET http://shop.example/?b HTTP/1.1\n");
+    same!(pair.curl("'http://10.0.0.2:3129/a?b'")?, "GET /a?b HTTP/1.1\n");
+    // Where a route speaks for it, it is the route's.
+    same!(pair.curl("-x http://10.0.0.2:3129 http://own.example/")?, "by a route");
+    let refused = pair.curl("-x http://10.0.0.2:3128 -w '%{http_connect}' https://own.example/")?;
+    holds!(refused.contains("405"), "{refused}");
+    Ok(())
+}
+
+async fn half_closed() -> Result {
+    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    pair.serve_http(&["8080"])?;
+    for _ in 0..10 {
+        let request = r"GET / HTTP/1.1\r\nHost: shop\r\n\r\n";
+        let (heard, _) = pair.says(8080, request, "end")?;
+        holds!(heard.starts_with("HTTP/1.1 200") && heard.ends_with(r"8080 by HTTP/1.1\n"), "{heard:?}");
+    }
+    Ok(())
+}
+
+/// A sidecar that takes mutual TLS and all else.
+fn permissive(dir: &std::path::Path) -> Result<String> {
+    std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))?;
+    let authority = Authority::new("shop.example")?;
+    let shows = authority.issue(&Says::id("spiffe://shop.example/ns/shop/sa/server"))?;
+    let identity = Files::write(&dir.join("server"), &shows, authority.root())?.yaml();
+    Ok(format!("{}{identity}\n", SIDECAR.replace("direction: inbound,", "direction: inbound, tls: permissive,")))
+}
+
+async fn halves() -> Result {
+    let dir = tempfile::tempdir()?;
+    let mut pair = Pair::with_sidecars("", SIDECAR, &permissive(dir.path())?)?;
+    let _mirror = pair.mirror("0.0.0.0", 7000, "heard")?;
+    pair.serve_greetings("0.0.0.0", 2525)?;
+    // Who only listens says so.
+    same!(pair.talk("silent 10.0.0.2 2525")?, "220 at your service");
+    for half in [r"\x16", r"\x16\x03", r"\x16\x03\x01\x02\x00\x01", r"GET /", "ruok"] {
+        let (heard, took) = pair.says(7000, half, "end")?;
+        same!(heard, format!("heard: {half}"));
+        holds!(took < Duration::from_secs(5), "{half}: {took:?}");
+    }
+    // No method stops in the middle of its word.
+    let (heard, took) = pair.says(7000, "ruok", "")?;
+    same!(heard, "heard: ruok");
+    holds!(took < Duration::from_secs(5), "{took:?}");
+    Ok(())
+}
+
+async fn silent_and_refused() -> Result {
+    let closed =
+        SIDECAR.replace("direction: outbound,", "direction: outbound, unknown_destinations: deny, limits: { header_read: 1s },");
+    let mut pair = Pair::with_sidecars("", &closed, SIDECAR)?;
+    pair.serve_greetings("0.0.0.0", 2525)?;
+    let refused = pair.client.run(&format!("timeout 9 python3 {TALK} greeted 10.0.0.2 2525 1"));
+    let refused = refused.err().map(|error| error.to_string());
+    holds!(refused.as_ref().is_some_and(|said| said.contains("ConnectionResetError")), "{refused:?}");
+    pair.programs[0].wait_for("\"response_code_details\":\"no_route\"")
+}
+
+async fn called_again() -> Result {
+    let pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    let _private = pair.mirror("127.0.0.1", 7000, "private")?;
+    let public = pair.mirror("10.0.0.2", 7000, "public")?;
+    same!(pair.says(7000, "!", "")?.0, "public: !");
+    drop(public);
+    same!(pair.says(7000, "!", "")?.0, "private: !");
+    let _public = pair.mirror("10.0.0.2", 7000, "public")?;
+    let back = Instant::now();
+    while pair.says(7000, "!", "")?.0 != "public: !" {
+        holds!(back.elapsed() < Duration::from_secs(15), "it is called no more");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+async fn link_local() -> Result {
+    let mut pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    pair.serve_greetings("::", 2525)?;
+    let address = pair.server.run("ip -o -6 addr show dev w0 scope link | awk '{print $4}' | cut -d/ -f1")?;
+    let before = pair.counter(&pair.client, "weir_downstream_connections_total", "listener=\"outbound\"")?;
+    same!(pair.talk(&format!("silent {}%w0 2525", address.trim()))?, "220 at your service");
+    same!(pair.counter(&pair.client, "weir_downstream_connections_total", "listener=\"outbound\"")?, before);
+    Ok(())
+}
