@@ -13,6 +13,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod demo;
+pub mod descriptors;
 pub mod detect;
 pub mod dev;
 pub mod drain;

@@ -58,6 +58,22 @@ impl Weir {
     /// # Errors
     /// What it said instead of becoming ready.
     pub async fn start_with(yaml: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        let mut command = Command::new(binary());
+        command.envs(environment.iter().copied());
+        Self::start_as(yaml, command).await
+    }
+
+    /// As [`Weir::start`], with so many descriptors and no more.
+    ///
+    /// # Errors
+    /// What it said instead of becoming ready.
+    pub async fn start_limited(yaml: &str, descriptors: usize) -> Result<Self> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &descriptors.to_string()]).arg(binary());
+        Self::start_as(yaml, command).await
+    }
+
+    async fn start_as(yaml: &str, mut command: Command) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("weir.yaml");
         let yaml = if yaml.contains("\nadmin:") || yaml.starts_with("admin:") {
@@ -66,9 +82,8 @@ impl Weir {
             format!("admin: {{ listen: 127.0.0.1:0 }}\n{yaml}")
         };
         std::fs::write(&file, yaml)?;
-        let mut command = Command::new(binary());
         command.arg("run").arg("--json").arg("-c").arg(&file).env("WEIR_LOG", "info").stdin(Stdio::null());
-        command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().ok_or("no stderr")?;

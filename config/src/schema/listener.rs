@@ -171,7 +171,8 @@ pub struct Limits {
     #[schemars(range(min = 10, max = 1000))]
     pub header_count: u16,
     /// The most connections that this listener keeps open over all workers; further ones are closed at once and
-    /// counted. Default 100000.
+    /// counted. So are those for which the process has no descriptors: of those that it may have, the last 64 are kept for
+    /// the admin and probes servers. Default 100000.
     #[serde(default = "Limits::default_connections")]
     #[schemars(range(min = 1))]
     pub connections: u32,

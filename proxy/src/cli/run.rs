@@ -52,4 +52,7 @@ fn raise_descriptors() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of descriptors stays as it is");
     }
+    if let Some(limit) = getrlimit(Resource::Nofile).current {
+        crate::descriptors::limit_to(limit);
+    }
 }

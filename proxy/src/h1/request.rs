@@ -268,7 +268,8 @@ pub(super) fn content_length(value: &[u8]) -> Option<u64> {
 fn target(head: &Bytes, method: &str, target: &str, host: Option<&[u8]>, old: bool) -> Result<Uri, BadRequest> {
     match host {
         None if !old => return Err(BadRequest::Host),
-        Some(host) if !is_host(host) => return Err(BadRequest::Host),
+        // Who knows no name says so with an empty one (RFC 9112, section 3.2), as health checks of balancers do.
+        Some(host) if !host.is_empty() && !is_host(host) => return Err(BadRequest::Host),
         _ => {}
     }
     let uri = || Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadRequest::Target);

@@ -40,6 +40,7 @@ fn judge(stream: &[u8]) -> Result<(usize, bool), BadRequest> {
 
 const GOOD: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: \r\n\r\n",
     "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET /x?y=z%20 HTTP/1.1\r\nhost: a:80\r\nX_under: v\r\n\r\n",
     "GET / HTTP/1.0\r\n\r\n",
@@ -109,7 +110,7 @@ fn bad_streams_are_refused_with_their_reason() {
         ("GET / HTTP/1.1\r\n\r\n".into(), Host),
         (post("Host: a\r\n", ""), Host),
         (post("Host: b\r\n", ""), Host),
-        ("GET / HTTP/1.1\r\nHost: \r\n\r\n".into(), Host),
+        ("GET http://a/ HTTP/1.1\r\nHost: \r\n\r\n".into(), Host),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n".into(), Host),
         ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n".into(), Host),
         ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n".into(), Host),

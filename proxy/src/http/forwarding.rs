@@ -147,7 +147,7 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
 pub fn host(headers: &HeaderMap, authority: Option<&http::uri::Authority>) -> Option<HeaderValue> {
     match authority {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => headers.get(HOST).cloned(),
+        None => headers.get(HOST).filter(|host| !host.is_empty()).cloned(),
     }
 }
 

@@ -282,7 +282,7 @@ fn differs(headers: &HeaderMap, authority: &Authority) -> bool {
     headers.get_all(HOST).iter().any(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
 }
 
-/// The host that the caller asked for, with its port, as the caller wrote it. Empty for HTTP/1.0 without one.
+/// The host that the caller asked for, with its port, as the caller wrote it. Empty where HTTP/1 comes without one.
 pub(super) fn authority(head: &Parts) -> Result<&str, Fault> {
     if let Some(authority) = head.uri.authority() {
         return Ok(authority.as_str());
@@ -501,8 +501,8 @@ fn prepare_head(connection: &Connection, current: &Current, forward: &Forward, h
 /// The head in the form that the upstream's protocol wants: origin form and `Host` in HTTP/1, pseudo-headers in HTTP/2. What
 /// `goes_on` to where it was going may be for a forward proxy there, which the absolute form is for.
 fn outgoing(head: &mut Parts, http2: bool, from_h2: bool, goes_on: bool, endpoint: SocketAddr) -> Result<(), Fault> {
-    // HTTP/1.0 may come without one; what goes on must have one, and nobody named another than the endpoint itself.
-    if !head.headers.contains_key(HOST)
+    // There may be none, or an empty one; what goes on must have one, and nobody named another than the endpoint itself.
+    if head.headers.get(HOST).is_none_or(HeaderValue::is_empty)
         && let Ok(host) = HeaderValue::from_str(&endpoint.to_string())
     {
         head.headers.insert(HOST, host);

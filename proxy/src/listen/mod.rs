@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::TrySendError;
 use weir_config::snapshot::{CallerTls, Speaks};
 
+use crate::descriptors::{self, For};
 use crate::drain::Member;
 use crate::error::{BadRequest, Fault};
 use crate::http::connection::{self, Connection};
@@ -41,6 +42,11 @@ pub async fn accept(worker: Rc<Worker>, state: Rc<ListenerState>, socket: TcpLis
             accepted = socket.accept() => accepted,
         };
         match accepted {
+            Ok((stream, _)) if descriptors::is_kept(&stream, For::Caller) => {
+                state.shard.refused.add(1);
+                drop(stream);
+                pause(&worker, &state, &io::Error::from_raw_os_error(libc::EMFILE)).await;
+            }
             Ok((stream, _)) => place(&worker, &state, stream),
             Err(error) => pause(&worker, &state, &error).await,
         }

@@ -28,6 +28,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use weir_config::snapshot::Cluster;
 use weir_deploy::redirect::options::PRESERVED;
 
+use crate::descriptors::{self, For};
 use crate::error::Fault;
 use crate::h1::spelling::Spelling;
 use crate::proxy_protocol::{self, Ends};
@@ -247,6 +248,9 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
     let until = tokio::time::Instant::now() + cluster.connect_timeout;
     let opened = async {
         let mut stream = dial(endpoint).await?;
+        if descriptors::is_kept(&stream, For::Upstream) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         if let Some((version, ends)) = cluster.proxy_protocol.zip(told) {
             stream.write_all(&proxy_protocol::header(version, ends)?).await?;
         }

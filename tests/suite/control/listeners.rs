@@ -20,6 +20,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test("control::listeners::one_gets_another_name", one_gets_another_name),
         test("control::listeners::a_taken_port_rejects_the_whole_file", a_taken_port_rejects_the_whole_file),
         test("control::listeners::a_rejected_move_leaves_the_listener_where_it_was", a_rejected_move),
+        test("control::listeners::the_last_descriptors_are_kept_from_callers", last_descriptors),
         test("control::listeners::changes_of_the_bootstrap_wait_for_a_restart", bootstrap_changes_wait),
     ]
 }
@@ -42,6 +43,25 @@ const ANY: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv
 /// An address that was free a moment ago.
 async fn free() -> Result<SocketAddr> {
     Ok(tokio::net::TcpListener::bind(ANY).await?.local_addr()?)
+}
+
+async fn last_descriptors() -> Result {
+    let origin = Quick::text("hello").await?;
+    let weir = Weir::start_limited(&with("", &[("out", ANY)], origin.address), 200).await?;
+    let mut callers = Vec::new();
+    for _ in 0..300 {
+        callers.push(TcpStream::connect(weir.address("out")).await?);
+    }
+    until("callers are refused", async || {
+        weir.metric("weir_downstream_connections_refused_total", "").await.is_ok_and(|refused| refused > 50.0)
+    })
+    .await?;
+    holds!(weir.admin("/ready").await.is_ok(), "the admin server answers");
+    drop(callers);
+    until("others are served again", async || {
+        raw::get(weir.address("out"), "app", "/").await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await
 }
 
 async fn refuses(address: SocketAddr) -> bool {

@@ -307,8 +307,7 @@ fn hosts() -> Group {
     vec![
         ("no Host", get("X: y\r\n")),
         ("no field", get("")),
-        ("empty Host", get("Host:\r\n")),
-        ("blank Host", get("Host: \t\r\n")),
+        ("empty Host beside an absolute form", b"GET http://a/bad HTTP/1.1\r\nHost:\r\n\r\n".to_vec()),
         ("two equal Host", get("Host: a\r\nHost: a\r\n")),
         ("two Host", get("Host: a\r\nHost: b\r\n")),
         ("two Host, second empty", get("Host: a\r\nhost:\r\n")),

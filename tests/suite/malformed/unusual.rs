@@ -39,6 +39,7 @@ pub async fn http1() -> Result {
         ("asterisk form", format!("OPTIONS * HTTP/1.1\r\n{host}\r\n"), "OPTIONS ".into()),
         ("names in lower case", "GET /x HTTP/1.1\r\nhost: a\r\nx-y: z\r\n\r\n".into(), "x-y: z\n".into()),
         ("Host in upper case", "GET /x HTTP/1.1\r\nHOST: A\r\n\r\n".into(), "host: A\n".into()),
+        ("empty Host", "GET /x HTTP/1.1\r\nHost: \t\r\n\r\n".into(), "host: 127.0.0.1:".into()),
         ("Host with port", "GET /x HTTP/1.1\r\nHost: a:8080\r\n\r\n".into(), "host: a:8080\n".into()),
         ("Host of IPv6", "GET /x HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n".into(), "host: [::1]:8080\n".into()),
         ("Host with underscore", "GET /x HTTP/1.1\r\nHost: a_b.c\r\n\r\n".into(), "host: a_b.c\n".into()),
