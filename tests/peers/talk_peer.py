@@ -4,6 +4,7 @@
     talk_peer.py eager ADDRESS PORT       sends SETTINGS of HTTP/2 to every caller at once, and says no more
     talk_peer.py who ADDRESS PORT         answers HTTP/1.1 with the address of whoever called
     talk_peer.py mirror ADDRESS PORT WORD   says WORD and what it heard first, and ends
+    talk_peer.py late ADDRESS PORT SECONDS   answers a request of HTTP/1.1 with a body after it has not read on for so long
     talk_peer.py says ADDRESS PORT TEXT [end]   connects, says TEXT (with escapes), ends its side if told to; prints what it hears
     talk_peer.py greeted ADDRESS PORT N   connects N times, waits for the greeting, says a line; prints the median milliseconds to the greeting
     talk_peer.py silent ADDRESS PORT      connects, sends nothing, and ends its side at once; prints what it hears
@@ -86,6 +87,26 @@ class Mirror(socketserver.BaseRequestHandler):
 def mirror(address, port, word):
     with Server((address, int(port)), Mirror) as server:
         server.word = word
+        print("serving", flush=True)
+        server.serve_forever()
+
+
+class Late(socketserver.StreamRequestHandler):
+    def handle(self):
+        size = 0
+        for line in self.rfile:
+            if line.lower().startswith(b"content-length:"):
+                size = int(line.split(b":")[1])
+            if line == b"\r\n":
+                break
+        time.sleep(self.server.seconds)
+        body = str(len(self.rfile.read(size))).encode() + b"\n"
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def late(address, port, seconds):
+    with Server((address, int(port)), Late) as server:
+        server.seconds = float(seconds)
         print("serving", flush=True)
         server.serve_forever()
 

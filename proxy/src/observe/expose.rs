@@ -221,9 +221,12 @@ fn listeners(out: &mut Text, metrics: &Metrics) {
     let plain: [(&str, &str, &str, Pick); 7] = [
         ("weir_downstream_connections_total", "counter", "Connections accepted.", |s| &s.accepted),
         ("weir_downstream_connections_active", "gauge", "Accepted connections that are open.", |s| &s.open),
-        ("weir_downstream_connections_refused_total", "counter", "Connections closed because of limits.connections, or of too few descriptors.", |s| {
-            &s.refused
-        }),
+        (
+            "weir_downstream_connections_refused_total",
+            "counter",
+            "Connections closed because of limits.connections, or of too few descriptors.",
+            |s| &s.refused,
+        ),
         ("weir_malformed_requests_total", "counter", "Requests refused as malformed.", |s| &s.malformed),
         ("weir_http2_floods_total", "counter", "Connections closed because of an HTTP/2 flood.", |s| &s.floods),
         (

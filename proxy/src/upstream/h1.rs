@@ -42,8 +42,22 @@ pub struct Connection {
     since: Instant,
     /// Whom the endpoint was told that it is for. It serves nobody else then.
     told: Option<Box<Ends>>,
+    /// Whether the kernel gives up on a peer that acknowledges nothing.
+    gives_up: Cell<bool>,
     _open: Open,
 }
+
+impl Connection {
+    /// The peer may pause in what comes now, or may not.
+    fn bear_pauses(&self, bears: bool) {
+        if self.gives_up.replace(!bears) == bears {
+            self.wire.with_tcp(|tcp| super::give_up(tcp, !bears));
+        }
+    }
+}
+
+/// A body that is not larger, with its head, fits into any peer's kernel, whether or not somebody reads it.
+const SMALL_BODY: u64 = 16 << 10;
 
 /// Counts an open connection.
 struct Open(Arc<ClusterShard>);
@@ -155,7 +169,9 @@ pub(super) async fn exchange(
     let Outgoing { head, body, spelling, reuse, upgrade, ends, timeout_ms, http2: _ } = request;
     let told = cluster.proxy_protocol.map(|_| ends);
     let mut bytes = spare::bytes();
-    let coding = encode::request(&mut bytes, head, spelling, &body.size_hint(), Addition { upgrade, timeout_ms });
+    let size = body.size_hint();
+    let coding = encode::request(&mut bytes, head, spelling, &size, Addition { upgrade, timeout_ms });
+    let may_pause = upgrade || size.upper().is_none_or(|most| most > SMALL_BODY);
     let sender = Sender::new(bytes, body, coding);
     let mut conversation =
         Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false, heard: false, upgrade };
@@ -166,6 +182,7 @@ pub(super) async fn exchange(
             Some(connection) => connection,
             None => open(endpoint, cluster, ends, Offer::Http1).await.map_err(|fault| Progress::NotConnected.of(fault))?,
         };
+        connection.bear_pauses(may_pause);
         match poll_fn(|cx| conversation.poll(&connection.wire, &head.method, waiting, cx)).await {
             Ok(answer) => return Ok(conversation.answered(connection, answer)),
             // The peer had closed the idle connection. Another one will do.
@@ -299,7 +316,8 @@ pub(super) async fn open(endpoint: &Rc<Endpoint>, cluster: &Cluster, ends: &Ends
     endpoint.shard.opened[0].add(1);
     endpoint.shard.open.add(1);
     let open = Open(Arc::clone(&endpoint.shard));
-    Ok(Connection { wire: Wire::new(stream, BytesMut::new()), since: Instant::now(), told, _open: open })
+    let wire = Wire::new(stream, BytesMut::new());
+    Ok(Connection { wire, since: Instant::now(), told, gives_up: Cell::new(false), _open: open })
 }
 
 fn fault(error: &io::Error) -> Fault {

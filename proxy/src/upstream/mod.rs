@@ -233,9 +233,15 @@ pub async fn exchange(
 /// An idle upstream that vanished without a word is noticed within a minute.
 const KEEP_ALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
-/// On HTTP/2, what was sent and is not acknowledged for this long will not be: its peers always read, and all requests would go
-/// on waiting there. Anywhere else somebody may pause longer than that, which the kernel does not tell from silence.
+/// What was sent and is not acknowledged for so long will not be, where the peer takes all that is sent: the peers of HTTP/2 always
+/// read, and a small request fits into the kernel of who does not. Anywhere else somebody may pause longer than that, which the
+/// kernel does not tell from silence.
 const GIVE_UP: Duration = Duration::from_secs(30);
+
+/// Has the kernel give up on a peer that acknowledges nothing, or not.
+fn give_up(socket: &TcpStream, gives_up: bool) {
+    let _ = SockRef::from(socket).set_tcp_user_timeout(gives_up.then_some(GIVE_UP));
+}
 
 /// Whom a connection is for, if the cluster's connections begin with that.
 fn told(cluster: &Cluster, ends: &Ends) -> Option<Box<Ends>> {
@@ -260,10 +266,9 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
         Ok(Ok(stream)) => {
             // Small writes must not wait for acknowledgements; a socket that refuses is no worse than before.
             let _ = stream.set_nodelay(true);
-            let socket = SockRef::from(&stream);
-            let _ = socket.set_tcp_keepalive(&KEEP_ALIVE);
+            let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEP_ALIVE);
             if offer == Offer::Http2 {
-                let _ = socket.set_tcp_user_timeout(Some(GIVE_UP));
+                give_up(&stream, true);
             }
             stream
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use weir_tests::mesh::{Authority, Files, Says};
 use weir_tests::peers::Peer;
 use weir_tests::pod::Program;
-use weir_tests::{Result, Trial, holds, same, test_with};
+use weir_tests::{Result, Trial, holds, same, soak, test_with};
 
 use super::{Pair, SIDECAR, TALK};
 
@@ -20,6 +20,8 @@ pub fn trials() -> Vec<Trial> {
         test_with("redirect::unchanged::who_is_refused_hears_of_it_without_a_word", &needs, silent_and_refused),
         test_with("redirect::unchanged::the_address_that_was_called_is_called_again", &needs, called_again),
         test_with("redirect::unchanged::link_local_addresses_are_left_alone", &needs, link_local),
+        test_with("redirect::unchanged::who_pauses_is_waited_for_and_who_is_gone_is_not", &needs, gone)
+            .with_ignored_flag(!soak()),
     ]
 }
 
@@ -134,5 +136,23 @@ async fn link_local() -> Result {
     let before = pair.counter(&pair.client, "weir_downstream_connections_total", "listener=\"outbound\"")?;
     same!(pair.talk(&format!("silent {}%w0 2525", address.trim()))?, "220 at your service");
     same!(pair.counter(&pair.client, "weir_downstream_connections_total", "listener=\"outbound\"")?, before);
+    Ok(())
+}
+
+/// Half a minute each, so in the long form only.
+async fn gone() -> Result {
+    let pair = Pair::with_sidecars("", SIDECAR, SIDECAR)?;
+    let mut late = pair.server.command("python3");
+    late.args([TALK, "late", "0.0.0.0", "8080", "40"]);
+    let mut late = Program::start(late)?;
+    late.wait_for("serving")?;
+    // More than the kernels on the way hold for who does not read.
+    let upload = pair.dir.path().join("upload");
+    std::fs::write(&upload, vec![0; 20_000_000])?;
+    same!(pair.client.run(&format!("curl -sS -m 60 -T {} http://10.0.0.2:8080/", upload.display()))?, "20000000\n");
+    pair.server.run("ip link set w0 down")?;
+    let began = Instant::now();
+    same!(pair.client.run("curl -sS -m 60 -o /dev/null -w '%{http_code}' http://10.0.0.2:8080/")?, "503");
+    holds!(began.elapsed() < Duration::from_secs(35), "{:?}", began.elapsed());
     Ok(())
 }
