@@ -175,7 +175,9 @@ impl<'a> Talk<'a> {
                 return Err("`https:` is TLS, and it is HTTP that is spoken there; what was redirected is asked about with `to`"
                     .to_owned());
             }
-            (PortProtocol::Auto, None, _) => ("found out: neither HTTP nor TLS, or the server speaks first", Spoken::Bytes(None)),
+            (PortProtocol::Auto, None, _) => {
+                ("found out: taken here for neither HTTP nor TLS, which go by host and server name: `--url`", Spoken::Bytes(None))
+            }
             (PortProtocol::Auto, Some(_), Some(url)) => {
                 ("found out by the first bytes: TLS", Spoken::Bytes(server_name(authority(url, self.question))))
             }

@@ -16,8 +16,9 @@ pub struct Route {
     /// The listeners this route belongs to. Default: every outbound listener.
     pub listeners: Option<Vec<String>>,
     /// What the route is for. `http`. `tls`: TLS that is passed through, by the server name (SNI) that it asks for (Gateway
-    /// API `TLSRoute`). `tcp`: redirected connections of any kind, by where they were going (Gateway API `TCPRoute`). Rules
-    /// of the latter two have `backends` and nothing else. Default `http`.
+    /// API `TLSRoute`). `tcp`: redirected connections by where they were going (Gateway API `TCPRoute`), unless they speak
+    /// HTTP, which goes by its host, or a `tls` route has their server name; on ports that `ports` declares as `tcp` all of
+    /// them. Rules of the latter two have `backends` and nothing else. Default `http`.
     #[serde(default)]
     pub protocol: RouteProtocol,
     /// Host names without a port: `checkout`, `*.checkout.local` (one or more labels), or `*` (any host). Not for `tcp`.
