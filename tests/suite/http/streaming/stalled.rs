@@ -41,33 +41,41 @@ async fn origin() -> Result<(Server, Arc<AtomicUsize>)> {
                 send.send_data("ok".into(), true)?;
                 return Ok(());
             };
-            flow(&mut send, size).await?;
-            count.fetch_add(1, Ordering::Relaxed);
             // Until whoever asked is gone.
-            loop {
-                send.reserve_capacity(size);
-                std::future::poll_fn(|cx| send.poll_capacity(cx)).await.ok_or("gone")??;
-                flow(&mut send, size).await?;
-            }
+            flow(&mut send, size, &count).await
         }
     })
     .await?;
     Ok((server, stopped))
 }
 
-/// Sends frames of so many bytes until the other side has taken nothing for a while.
-async fn flow(send: &mut h2::SendStream<Bytes>, size: usize) -> Result {
-    loop {
+/// What stands at this place of an answer.
+fn byte(place: usize) -> u8 {
+    (place % 251) as u8
+}
+
+/// Sends frames of so many bytes, and one of many more now and then. Counts among the stopped once the other side
+/// has taken nothing for a while.
+async fn flow(send: &mut h2::SendStream<Bytes>, size: usize, stopped: &AtomicUsize) -> Result {
+    let (mut sent, mut flows) = (0, true);
+    for number in 1.. {
+        let size = if number % 1000 == 0 { 5 * size.max(1 << 10) } else { size };
         send.reserve_capacity(size);
         while send.capacity() < size {
-            let more = std::future::poll_fn(|cx| send.poll_capacity(cx));
-            match tokio::time::timeout(Duration::from_millis(500), more).await {
-                Err(_) => return Ok(()),
-                Ok(more) => more.ok_or("the stream is gone")??,
+            let mut more = std::pin::pin!(std::future::poll_fn(|cx| send.poll_capacity(cx)));
+            let more = match tokio::time::timeout(Duration::from_millis(500), &mut more).await {
+                Ok(more) => more,
+                Err(_) => {
+                    stopped.fetch_add(usize::from(std::mem::take(&mut flows)), Ordering::Relaxed);
+                    more.await
+                }
             };
+            more.ok_or("the stream is gone")??;
         }
-        send.send_data(Bytes::from(vec![b'x'; size]), false)?;
+        send.send_data((sent..sent + size).map(byte).collect(), false)?;
+        sent += size;
     }
+    Ok(())
 }
 
 /// Connects with a small buffer.
@@ -147,8 +155,11 @@ async fn small_messages() -> Result {
     open.send(()).map_err(|()| "the connection is gone")?;
     let mut read = 0;
     while read < 300 << 10 {
-        let data = tokio::time::timeout(Duration::from_secs(5), body.data()).await?.ok_or("the stream ended")??;
-        holds!(data.iter().all(|byte| *byte == b'x'));
+        let data = tokio::time::timeout(Duration::from_secs(5), body.data())
+            .await
+            .map_err(|_| format!("nothing after {read}"))?
+            .ok_or("the stream ended")??;
+        holds!(data.iter().enumerate().all(|(place, found)| *found == byte(read + place)), "at {read}");
         body.flow_control().release_capacity(data.len())?;
         read += data.len();
     }
@@ -185,10 +196,8 @@ async fn uploads_that_are_not_read() -> Result {
         let (response, mut send) = client.send(Request::post("/").body(())?, false).await?;
         let stopped = Arc::clone(&stopped);
         uploads.spawn(async move {
-            flow(&mut send, 16 << 10).await?;
-            stopped.fetch_add(1, Ordering::Relaxed);
-            drop(response.await);
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+            let _response = response;
+            flow(&mut send, 16 << 10, &stopped).await
         });
     }
     until("uploads stall", async || stopped.load(Ordering::Relaxed) == STALLED).await?;
