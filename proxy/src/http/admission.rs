@@ -8,7 +8,7 @@ use weir_config::snapshot::CallerTls;
 use weir_config::{Call, Caller, Verdict, authorize, authorize::Request};
 
 use super::connection::Connection;
-use super::request;
+use super::head::{authority, path};
 use crate::error::Fault;
 use crate::observe::callers::Speaks;
 use crate::observe::record::LogEntry;
@@ -40,9 +40,9 @@ pub(super) fn admit(
     if listener.policies.is_empty() {
         return Ok(());
     }
-    let path = request::path(head)?;
+    let path = path(head)?;
     let request = Request { method: &head.method, path: &path, received: head.uri.path(), headers: &head.headers };
-    let host = normalise_host(request::authority(head)?);
+    let host = normalise_host(authority(head)?);
     judge(connection, current, Some(&host), Some(request), log)
 }
 

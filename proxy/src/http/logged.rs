@@ -11,6 +11,7 @@ use http::{Method, Request, Uri};
 
 use super::connection::Connection;
 use super::correlation::{self, Correlation};
+use super::head::authority;
 use super::request;
 use crate::error::Fault;
 use crate::observe::Record;
@@ -33,7 +34,7 @@ pub(super) fn log_entry(
         generation: current.prepared.generation(),
         method: head.method.clone(),
         path: target.to_owned(),
-        authority: request::authority(head).unwrap_or_default().to_owned(),
+        authority: authority(head).unwrap_or_default().to_owned(),
         version: head.version,
         peer: connection.ends.peer,
         local: connection.ends.local,

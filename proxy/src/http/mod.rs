@@ -12,6 +12,7 @@ pub mod forwarding;
 pub mod h1;
 pub mod h2;
 pub mod h2_gate;
+mod head;
 pub mod hop;
 pub mod informational;
 pub mod logged;
