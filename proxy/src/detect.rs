@@ -38,13 +38,6 @@ pub fn is_word(seen: &[u8]) -> bool {
     seen.iter().all(|byte| is_token(*byte) || matches!(byte, b'\r' | b'\n'))
 }
 
-/// Whom a CONNECT names, where the first line is that of HTTP.
-pub fn connects_to(seen: &[u8]) -> Option<&str> {
-    let line = seen.trim_ascii_start().strip_prefix(b"CONNECT ")?;
-    let end = line.iter().position(|byte| *byte == b' ')?;
-    std::str::from_utf8(&line[..end]).ok()
-}
-
 /// Whether what a server says before anything was asked is HTTP/2: its SETTINGS, which many do not wait with (RFC 9113,
 /// section 3.4). Nobody else is greeted so; `None` if more must come.
 pub fn greets_by_http2(said: &[u8]) -> Option<bool> {
@@ -136,22 +129,6 @@ mod tests {
             let judged = judge(seen);
             let undecided = seen == b"RTSP";
             assert_eq!(judged, (!undecided).then_some(spoken), "{}", seen.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn whom_connect_names() {
-        for (seen, name) in [
-            (&b"CONNECT shop:443 HTTP/1.1\r\n"[..], Some("shop:443")),
-            (b"\r\nCONNECT [::1]:443 HTTP/1.0", Some("[::1]:443")),
-            (b"CONNECT shop:443", None),
-            (b"CONNECT \xff HTTP/1.1", None),
-            (b"connect shop:443 HTTP/1.1", None),
-            (b"CONNECTS shop:443 HTTP/1.1", None),
-            (b"GET / HTTP/1.1", None),
-            (b"", None),
-        ] {
-            assert_eq!(connects_to(seen), name, "{}", seen.escape_ascii());
         }
     }
 

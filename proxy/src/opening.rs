@@ -43,6 +43,12 @@ impl Patience {
         Self { alarm, idle: limits.idle, head: limits.header_read, idle_since: None, head_since: None, served: false }
     }
 
+    /// The same, without an end to silence.
+    pub fn tireless(&self) -> Self {
+        let alarm = self.alarm.another();
+        Self { alarm, idle: None, head: self.head, idle_since: None, head_since: None, served: self.served }
+    }
+
     /// The same, in no more time than this for what is begun.
     pub fn hasty(&self, head: Duration) -> Self {
         let head = Some(self.head.map_or(head, |limit| limit.min(head)));

@@ -158,6 +158,9 @@ impl AsyncWrite for Socket {
     }
 }
 
+/// The state of a connection that both sides have ended, or that was reset: `TCP_CLOSE` of the kernel's `tcp_states.h`.
+pub const CLOSED: u8 = 7;
+
 /// What the kernel knows of a connection; `None` if it does not tell as much as is asked of it here (Linux 4.1).
 pub fn info(socket: &TcpStream) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();

@@ -5,6 +5,7 @@
     talk_peer.py who ADDRESS PORT         answers HTTP/1.1 with the address of whoever called
     talk_peer.py mirror ADDRESS PORT WORD   says WORD and what it heard first, and ends
     talk_peer.py late ADDRESS PORT SECONDS   answers a request of HTTP/1.1 with a body after it has not read on for so long
+    talk_peer.py proxy ADDRESS PORT       consents to CONNECT, says which head it saw, and echoes in capitals; refuses it with a `refuse` header
     talk_peer.py says ADDRESS PORT TEXT [end]   connects, says TEXT (with escapes), ends its side if told to; prints what it hears
     talk_peer.py greeted ADDRESS PORT N   connects N times, waits for the greeting, says a line; prints the median milliseconds to the greeting
     talk_peer.py silent ADDRESS PORT      connects, sends nothing, and ends its side at once; prints what it hears
@@ -107,6 +108,28 @@ class Late(socketserver.StreamRequestHandler):
 def late(address, port, seconds):
     with Server((address, int(port)), Late) as server:
         server.seconds = float(seconds)
+        print("serving", flush=True)
+        server.serve_forever()
+
+
+class Proxy(socketserver.StreamRequestHandler):
+    def handle(self):
+        head = []
+        for line in self.rfile:
+            if line != b"\r\n":
+                head.append(line.strip())
+                continue
+            if not any(line.lower().startswith(b"refuse:") for line in head):
+                break
+            self.wfile.write(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n")
+            head = []
+        self.wfile.write(b"HTTP/1.1 200 Go on\r\ncontent-length: 5\r\n\r\n" + b"|".join(head) + b"|")
+        while data := self.rfile.read1(1000):
+            self.wfile.write(data.upper())
+
+
+def proxy(address, port):
+    with Server((address, int(port)), Proxy) as server:
         print("serving", flush=True)
         server.serve_forever()
 

@@ -227,12 +227,13 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Http2 {
-    /// Requests in flight on one connection. Default 256.
+    /// Requests in flight on one connection. Those whose bodies nobody reads hold up to 32 MiB together, 128 KiB each; with
+    /// more than 512 at a time 64 KiB each. Default 256.
     #[serde(default = "Http2::default_streams")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_concurrent_streams: u32,
     /// Requests a second that are reset as soon as they are made, that is within some ten milliseconds (rapid reset,
-    /// CVE-2023-44487). Later resets do not count: `max_concurrent_streams` bounds them. Default 100.
+    /// CVE-2023-44487). Later ones may be ten times `max_concurrent_streams`. Default 100.
     #[serde(default = "Http2::default_resets")]
     #[schemars(range(min = 1))]
     pub resets_per_second: u32,

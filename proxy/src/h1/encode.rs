@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, TRANSFER_ENCODING};
-use http::{Method, Response, StatusCode, request};
+use http::{Method, Response, StatusCode, Uri, request};
 use http_body::SizeHint;
 
 use super::request::{RequestHead, content_length};
@@ -43,13 +43,7 @@ pub const TIMEOUT_MS: &str = "x-request-timeout-ms";
 pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, body: &SizeHint, more: Addition) -> Coding {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    // Only what is said to a proxy names its scheme (RFC 9112, section 3.2.2).
-    if let (Some(scheme), Some(authority)) = (head.uri.scheme_str(), head.uri.authority()) {
-        for part in [scheme, "://", authority.as_str()] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
-    out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+    target(out, &head.uri);
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let seen = fields(out, &head.headers, spelling, Without { length: false, timeout: more.timeout_ms.is_some() });
     if let Some(millis) = more.timeout_ms {
@@ -69,11 +63,24 @@ pub fn request(out: &mut Vec<u8>, head: &request::Parts, spelling: &Spelling, bo
             Coding::Chunked
         }
     };
-    if more.upgrade {
+    if more.upgrade && head.method != Method::CONNECT {
         out.extend_from_slice(b"connection: upgrade\r\n");
     }
     out.extend_from_slice(b"\r\n");
     coding
+}
+
+/// The target. Only what is said to a proxy names the host: with its scheme, or for CONNECT alone (RFC 9112, section 3.2).
+fn target(out: &mut Vec<u8>, uri: &Uri) {
+    if let Some(authority) = uri.authority() {
+        if let Some(scheme) = uri.scheme_str() {
+            out.extend_from_slice(scheme.as_bytes());
+            out.extend_from_slice(b"://");
+        }
+        out.extend_from_slice(authority.as_str().as_bytes());
+    }
+    let otherwise = if uri.authority().is_some() { "" } else { "/" };
+    out.extend_from_slice(uri.path_and_query().map_or(otherwise, |target| target.as_str()).as_bytes());
 }
 
 /// Who gets a response.

@@ -136,6 +136,8 @@ fn framing(stated: Stated, status: StatusCode, method: &Method) -> Framing {
     let bodiless = status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     match stated {
         _ if bodiless || method == Method::HEAD => Framing::None,
+        // What follows is the tunnel's, whatever the head says (RFC 9112, section 6.3).
+        _ if method == Method::CONNECT && status.is_success() => Framing::None,
         Stated::Chunked => Framing::Chunked,
         Stated::Length(0) => Framing::None,
         Stated::Length(length) => Framing::Length(length),

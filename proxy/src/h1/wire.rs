@@ -10,17 +10,20 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::decode::{Decoder, Piece};
 use super::large::Large;
 use super::{Broken, encode};
-use crate::socket::{Socket, info};
+use crate::socket::{CLOSED, Socket, info};
 
 /// What one read takes at most, unless a large body is under way. Read on the stack and copied, so that the buffer that
 /// stays is as large as what came.
@@ -32,6 +35,10 @@ const MAX_AHEAD: usize = 16 << 10;
 /// An end that comes within so many milliseconds of a request belongs to it: `nc -N`, and others who say all they have to say.
 /// A caller that goes away so soon costs a request that nobody wants any more.
 const RIGHT_BEHIND: u32 = 20;
+/// Such a caller is asked by its kernel whether it is still there, which knows for a minute after it has gone; and so often the
+/// answer is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const ASKED: TcpKeepalive = TcpKeepalive::new().with_time(LOOK_AGAIN).with_interval(LOOK_AGAIN).with_retries(3);
 
 /// The socket of one connection.
 pub struct Wire {
@@ -50,8 +57,8 @@ pub struct Wire {
     has_reader: Cell<bool>,
     /// Who waits for the reader to be gone.
     successor: RefCell<Option<Waker>>,
-    /// Whether the peer says nothing more, and waits for what it asked for.
-    only_reads: Cell<bool>,
+    /// Where the peer says nothing more, and waits for what it asked for: when it is looked whether it still does.
+    only_reads: RefCell<Option<Pin<Box<Sleep>>>>,
 }
 
 impl Wire {
@@ -67,7 +74,7 @@ impl Wire {
             answering: Cell::new(false),
             has_reader: Cell::new(false),
             successor: RefCell::new(None),
-            only_reads: Cell::new(false),
+            only_reads: RefCell::new(None),
         })
     }
 
@@ -167,8 +174,8 @@ impl Wire {
     /// Whether the peer has gone away, while nothing more is read of it than it may say ahead. Pending as long as it is
     /// there, or may be: one that says right behind its request that it will say no more still waits for the answer.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.only_reads.get() {
-            return Poll::Pending;
+        if self.only_reads.borrow().is_some() {
+            return self.poll_dead(cx);
         }
         if self.has_reader.get() {
             // Whoever reads the body finds out; when that is over, it is looked for here again.
@@ -178,8 +185,10 @@ impl Wire {
         while self.unread.borrow().len() < MAX_AHEAD {
             match ready!(self.poll_fill(cx)) {
                 Ok(0) if self.ends_with_request() => {
-                    self.only_reads.set(true);
-                    return Poll::Pending;
+                    // Whether it is still there, only the kernel can find out.
+                    let _ = self.with_tcp(|tcp| SockRef::from(tcp).set_tcp_keepalive(&ASKED));
+                    *self.only_reads.borrow_mut() = Some(Box::pin(sleep(LOOK_AGAIN)));
+                    return self.poll_dead(cx);
                 }
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
@@ -190,8 +199,22 @@ impl Wire {
 
     /// Whether the peer's end came right behind what it said last. Who goes away does so later.
     fn ends_with_request(&self) -> bool {
-        // In TLS the end is said too.
-        self.is_plain() && self.with_tcp(info).is_some_and(|info| info.tcpi_last_data_recv < RIGHT_BEHIND)
+        // Its end was the last that came from it. In TLS the end is said too.
+        let since = |info: libc::tcp_info| info.tcpi_last_data_recv.saturating_sub(info.tcpi_last_ack_recv);
+        self.is_plain() && self.with_tcp(info).is_some_and(|info| since(info) < RIGHT_BEHIND)
+    }
+
+    /// Whether a peer that only reads is found to be gone.
+    fn poll_dead(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut timer = self.only_reads.borrow_mut();
+        let Some(timer) = timer.as_mut() else { return Poll::Pending };
+        while timer.as_mut().poll(cx).is_ready() {
+            if self.with_tcp(info).is_none_or(|info| info.tcpi_state == CLOSED) {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(Instant::now() + LOOK_AGAIN);
+        }
+        Poll::Pending
     }
 
     /// Whether an idle connection can carry another exchange, as far as this side can know: the peer has neither closed

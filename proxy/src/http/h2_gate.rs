@@ -56,6 +56,7 @@ impl Ages {
 #[derive(Debug, Default, Clone, Copy)]
 struct Counts {
     resets: u32,
+    late_resets: u32,
     pings: u32,
     settings: u32,
     empty: u32,
@@ -65,8 +66,10 @@ struct Counts {
 /// Which flood it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flood {
-    /// RST_STREAM.
+    /// RST_STREAM of young streams.
     Resets,
+    /// RST_STREAM of others.
+    LateResets,
     /// PING.
     Pings,
     /// SETTINGS.
@@ -81,6 +84,9 @@ pub enum Flood {
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const WINDOW: Duration = Duration::from_secs(1);
+
+/// So often a second may all the streams that are allowed at once be reset, when they are young no more.
+const TURNS: u32 = 10;
 
 /// A stream is young for at least so long, and for at most twice as long.
 const YOUNG: Duration = Duration::from_millis(10);
@@ -137,6 +143,7 @@ impl Inspector {
                 return Ok(());
             }
             3 if self.ages.is_young(stream, now()) => (self.limits.resets_per_second, Flood::Resets),
+            3 => (self.limits.max_concurrent_streams.saturating_mul(TURNS), Flood::LateResets),
             4 if flags & ACK == 0 => (self.limits.settings_per_second, Flood::Settings),
             6 if flags & ACK == 0 => (self.limits.pings_per_second, Flood::Pings),
             9 => (self.limits.continuations_per_second, Flood::Continuations),
@@ -149,6 +156,7 @@ impl Inspector {
         }
         let count = match flood {
             Flood::Resets => &mut self.counts.resets,
+            Flood::LateResets => &mut self.counts.late_resets,
             Flood::Pings => &mut self.counts.pings,
             Flood::Settings => &mut self.counts.settings,
             Flood::Empty => &mut self.counts.empty,
@@ -228,12 +236,13 @@ mod tests {
             assert_eq!(resets(ten_a_milli, |n| ten_a_milli(n) + age, 300), Err(Flood::Resets), "after {age} ms");
         }
         for age in 20..40 {
-            assert_eq!(resets(ten_a_milli, |n| ten_a_milli(n) + age, 3000), Ok(()), "after {age} ms");
+            assert_eq!(resets(ten_a_milli, |n| ten_a_milli(n) + age, 2500), Ok(()), "after {age} ms");
+            assert_eq!(resets(ten_a_milli, |n| ten_a_milli(n) + age, 3000), Err(Flood::LateResets), "after {age} ms");
         }
         // All at once, after all of them waited; whoever opened before, or since.
-        assert_eq!(resets(|_| 500, |_| 510, 3000), Ok(()));
-        assert_eq!(resets(|n| u64::from(n) / 10, |n| 500.max(u64::from(n) / 10 + 20), 3000), Ok(()));
-        assert_eq!(resets(|n| if n == 2999 { 700 } else { 3 }, |_| 1000, 3000), Ok(()));
-        assert_eq!(resets(|n| if n < 200 { 3 } else { 995 }, |_| 1000, 3000), Err(Flood::Resets));
+        assert_eq!(resets(|_| 500, |_| 510, 2500), Ok(()));
+        assert_eq!(resets(|n| u64::from(n) / 10, |n| 500.max(u64::from(n) / 10 + 20), 2500), Ok(()));
+        assert_eq!(resets(|n| if n == 2499 { 700 } else { 3 }, |_| 1000, 2500), Ok(()));
+        assert_eq!(resets(|n| if n < 200 { 3 } else { 995 }, |_| 1000, 2500), Err(Flood::Resets));
     }
 }

@@ -98,7 +98,7 @@ pub(super) fn path(head: &Parts) -> Result<Cow<'_, str>, Fault> {
 }
 
 /// The head in the form that the upstream's protocol wants: origin form and `Host` in HTTP/1, pseudo-headers in HTTP/2. What
-/// `goes_on` to where it was going may be for a forward proxy there, which the absolute form is for.
+/// `goes_on` to where it was going may be for a forward proxy there: the absolute form stays, and that of CONNECT.
 pub(super) fn outgoing(head: &mut Parts, http2: bool, from_h2: bool, goes_on: bool, endpoint: SocketAddr) -> Result<(), Fault> {
     // There may be none, or an empty one; what goes on must have one, and nobody named another than the endpoint itself.
     if head.headers.get(HOST).is_none_or(HeaderValue::is_empty)
@@ -129,13 +129,13 @@ pub(super) fn outgoing(head: &mut Parts, http2: bool, from_h2: bool, goes_on: bo
         if from_h2 {
             hop::join_cookies(&mut head.headers);
         }
-        head.uri = if goes_on && !from_h2 && head.uri.scheme().is_some() {
+        if !goes_on || from_h2 || head.uri.authority().is_none() {
+            head.uri = Uri::from(target);
+        } else if head.method != Method::CONNECT {
             let mut parts = std::mem::take(&mut head.uri).into_parts();
             parts.path_and_query = Some(target);
-            Uri::from_parts(parts).map_err(|_| Fault::BadRequest(BadRequest::Target))?
-        } else {
-            Uri::from(target)
-        };
+            head.uri = Uri::from_parts(parts).map_err(|_| Fault::BadRequest(BadRequest::Target))?;
+        }
         head.version = Version::HTTP_11;
     }
     Ok(())

@@ -179,10 +179,11 @@ fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, re
             Ok(Plan::Redirect(rule, location))
         }
         Action::Forward(split) => {
-            if head.method == Method::CONNECT && !found.upgrades.connect {
+            let cluster = current.prepared.cluster(&connection.worker, split.backends[backend].cluster);
+            let may_connect = found.upgrades.connect || (goes_on(connection, &cluster) && head.version != Version::HTTP_2);
+            if head.method == Method::CONNECT && !may_connect {
                 return Err(Fault::ConnectRefused);
             }
-            let cluster = current.prepared.cluster(&connection.worker, split.backends[backend].cluster);
             if let Some(log) = &mut record.log {
                 log.cluster = cluster.config().name.clone();
             }
@@ -193,6 +194,12 @@ fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, re
             Ok(Plan::Forward(Forward { rule, backend, cluster, target, seen }))
         }
     }
+}
+
+/// Whether it goes where it was going, for no route speaks for it. That may be a forward proxy, which is asked in words of its own:
+/// they stay as they are.
+fn goes_on(connection: &Connection, cluster: &ClusterState) -> bool {
+    connection.ends.destination.is_some() && cluster.config().destination.is_some()
 }
 
 /// The scheme that the caller used, as far as it is known: a trusted proxy in front may have ended TLS.
@@ -274,11 +281,12 @@ impl Forward {
         let backend = &split.backends[self.backend];
         let cluster = self.cluster.config();
         self.cluster.begin(record.start_at());
-        if head.method == Method::CONNECT {
+        if head.method == Method::CONNECT && rule.upgrades.connect {
             return self.open_tunnel(connection, source, record).await;
         }
+        let to_proxy = head.method == Method::CONNECT;
         let upgrade = upgrade::asked(rule, &head, &source, self.seen);
-        if upgrade.is_none() && upgrade::is_extended(&head) {
+        if (to_proxy && !source.is_end()) || (upgrade.is_none() && upgrade::is_extended(&head)) {
             return respond::fault(Fault::ConnectRefused, record);
         }
         let from_h2 = head.version == Version::HTTP_2;
@@ -294,19 +302,20 @@ impl Forward {
             hop::tell_h1(&mut head.headers, http2 && !from_h2);
         }
         // What follows a request for another protocol is no body; it waits for the answer.
-        let (source, ahead) = if upgrade.is_some() { (Source::Empty, source) } else { (source, Source::Empty) };
+        let (source, ahead) = if to_proxy || upgrade.is_some() { (Source::Empty, source) } else { (source, Source::Empty) };
         let (body, held) = body(connection, source, &head, self.seen, &caller);
         let mut clocks = clocks(connection, rule, &head.headers, self.seen, &record);
         prepare_head(connection, current, &self, &mut head);
-        let asked = upgrade.map(|protocol| {
-            let draw = connection.worker.draw_wide();
-            Box::new((Asked::upstream(protocol, &mut head, from_h2, draw), ahead))
-        });
+        let asked = match upgrade {
+            Some(protocol) => Some(Asked::upstream(protocol, &mut head, from_h2, connection.worker.draw_wide())),
+            None => to_proxy.then(Asked::of_proxy),
+        };
+        let asked = asked.map(|asked| Box::new((asked, ahead)));
         let endpoint = match self.cluster.pick(connection.worker.draw(), &connection.ends) {
             Ok(endpoint) => endpoint,
             Err(fault) => return respond::fault(fault, record),
         };
-        let goes_on = cluster.destination.is_some();
+        let goes_on = goes_on(connection, &self.cluster);
         if let Err(fault) = outgoing(&mut head, http2 && asked.is_none(), from_h2, goes_on, endpoint.address) {
             return respond::fault(fault, record);
         }

@@ -35,7 +35,8 @@ pub(super) fn is_extended(head: &Parts) -> bool {
 
 /// What a request asks for.
 pub(super) struct Asked {
-    protocol: HeaderValue,
+    /// `None` for CONNECT, which goes to a forward proxy as it is.
+    protocol: Option<HeaderValue>,
     /// What the answer to a WebSocket handshake must say (RFC 6455, section 4.2.2).
     accept: Option<HeaderValue>,
     from_h2: bool,
@@ -70,7 +71,13 @@ impl Asked {
             accept = head.headers.get(SEC_WEBSOCKET_KEY).and_then(|key| accept_of(key.as_bytes()));
         }
         head.headers.insert(UPGRADE, protocol.clone());
-        Self { protocol, accept, from_h2 }
+        Self { protocol: Some(protocol), accept, from_h2 }
+    }
+
+    /// Asks a forward proxy for a tunnel to whom the head names. Only for callers on HTTP/1: in HTTP/2 a proxy would be asked by its
+    /// own name.
+    pub(super) fn of_proxy() -> Self {
+        Self { protocol: None, accept: None, from_h2: false }
     }
 
     /// Whether the upstream consents; puts its consent into the caller's words. `over_h2` says how it came.
@@ -78,22 +85,23 @@ impl Asked {
     /// # Errors
     /// The upstream does not answer what it was asked.
     pub(super) fn consented(&self, head: &mut response::Parts, over_h2: bool) -> Result<bool, Fault> {
+        let Some(protocol) = &self.protocol else { return consents_to_connect(head) };
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             // A caller on HTTP/2 would take a 2xx for consent, and an app that never heard of it for one that agreed.
             return if self.from_h2 && head.status.is_success() { Err(Fault::UpstreamProtocol) } else { Ok(false) };
         }
-        if !head.headers.get(UPGRADE).is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(self.protocol.as_bytes())) {
+        if !head.headers.get(UPGRADE).is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(protocol.as_bytes())) {
             return Err(Fault::UpstreamProtocol);
         }
         // A tunnel has no length (RFC 9110, section 9.3.6).
         head.headers.remove(CONTENT_LENGTH);
-        self.translate(head, over_h2).map(|()| true)
+        self.translate(protocol, head, over_h2).map(|()| true)
     }
 
-    fn translate(&self, head: &mut response::Parts, over_h2: bool) -> Result<(), Fault> {
+    fn translate(&self, protocol: &HeaderValue, head: &mut response::Parts, over_h2: bool) -> Result<(), Fault> {
         if !self.from_h2 {
             if over_h2 {
-                head.headers.insert(UPGRADE, self.protocol.clone());
+                head.headers.insert(UPGRADE, protocol.clone());
                 if let Some(accept) = &self.accept {
                     head.headers.insert(SEC_WEBSOCKET_ACCEPT, accept.clone());
                 }
@@ -111,6 +119,18 @@ impl Asked {
     }
 }
 
+/// Any 2xx makes a tunnel; nothing else does (RFC 9110, section 9.3.6).
+fn consents_to_connect(head: &mut response::Parts) -> Result<bool, Fault> {
+    match head.status {
+        StatusCode::SWITCHING_PROTOCOLS => Err(Fault::UpstreamProtocol),
+        status if status.is_success() => {
+            head.headers.remove(CONTENT_LENGTH);
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
 /// RFC 6455, section 1.3.
 fn accept_of(key: &[u8]) -> Option<HeaderValue> {
     let hash = Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
@@ -124,6 +144,19 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc() {
         assert_eq!(accept_of(b"dGhlIHNhbXBsZSBub25jZQ==").unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_proxy_consents_by_any_2xx_and_by_nothing_else() {
+        for (status, consents) in
+            [(200, Ok(true)), (204, Ok(true)), (407, Ok(false)), (302, Ok(false)), (101, Err(Fault::UpstreamProtocol))]
+        {
+            let (mut head, ()) = http::Response::new(()).into_parts();
+            head.status = StatusCode::from_u16(status).unwrap();
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("3"));
+            assert_eq!(Asked::of_proxy().consented(&mut head, false), consents, "{status}");
+            assert_eq!(head.headers.contains_key(CONTENT_LENGTH), consents != Ok(true), "{status}");
+        }
     }
 
     #[test]

@@ -44,8 +44,7 @@ pub async fn accept(worker: Rc<Worker>, state: Rc<ListenerState>, socket: TcpLis
         match accepted {
             Ok((stream, _)) if descriptors::is_kept(&stream, For::Caller) => {
                 state.shard.refused.add(1);
-                drop(stream);
-                pause(&worker, &state, &io::Error::from_raw_os_error(libc::EMFILE)).await;
+                tell(&worker, &state, &io::Error::from_raw_os_error(libc::EMFILE), "connections are closed at once");
             }
             Ok((stream, _)) => place(&worker, &state, stream),
             Err(error) => pause(&worker, &state, &error).await,
@@ -73,13 +72,15 @@ async fn pause(worker: &Worker, state: &ListenerState, error: &io::Error) {
     if of_one_connection {
         return;
     }
-    if worker.shared.metrics.accept_errors.fetch_add(1, Ordering::Relaxed).is_multiple_of(100) {
-        tracing::error!(
-            listener = %state.name, %error,
-            "cannot accept; trying again every 50 ms (out of descriptors? raise the limit with `ulimit -n`)"
-        );
-    }
+    tell(worker, state, error, "cannot accept; trying again every 50 ms");
     tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// Says what went wrong with accepting, once in a hundred times.
+fn tell(worker: &Worker, state: &ListenerState, error: &io::Error, what: &str) {
+    if worker.shared.metrics.accept_errors.fetch_add(1, Ordering::Relaxed).is_multiple_of(100) {
+        tracing::error!(listener = %state.name, %error, "{what} (out of descriptors? raise the limit with `ulimit -n`)");
+    }
 }
 
 /// Serves a fresh connection here, or hands it to a worker with fewer.

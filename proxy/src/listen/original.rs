@@ -12,15 +12,12 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{HeaderMap, Method};
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use weir_config::path::normalise_host;
 use weir_config::schema::PortProtocol;
-use weir_config::snapshot::{Action, Listener};
-use weir_config::{Decision, Facts, decide};
+use weir_config::snapshot::Listener;
 
-use crate::detect::{Spoken, connects_to, is_word, judge};
+use crate::detect::{Spoken, is_word, judge};
 use crate::drain::Member;
 use crate::error::Fault;
 use crate::http::admission::permits_opaque;
@@ -37,6 +34,8 @@ use crate::upstream::dialed;
 const GRACE: Duration = Duration::from_millis(1);
 /// Where a caller was going nobody answers. If it has not said by now what else it wants, it hears of that.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Who is silent for so long where only HTTP leads anywhere is told that nothing else does.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// Nobody who speaks HTTP pauses so long in the middle of a method.
 const HALF_A_WORD: Duration = Duration::from_millis(500);
 
@@ -89,13 +88,10 @@ pub(super) async fn serve(
     member: Member,
     agreed: Agreed,
 ) -> Option<Http> {
-    let mut found = match known(&connection, agreed) {
+    let found = match known(&connection, agreed) {
         Some(spoken) => Found { spoken, early: None },
         None => find_out(&connection, &mut stream, &mut begun, &member).await?,
     };
-    if found.spoken == Spoken::Http && is_for_proxy(&connection, &begun) {
-        found.spoken = Spoken::Opaque;
-    }
     // Whoever serves it refuses it, each in its own words.
     connection.is_loop.set(is_loop(&connection));
     match found.spoken {
@@ -104,18 +100,6 @@ pub(super) async fn serve(
         Spoken::Tls => Box::pin(tls(connection, stream, begun, member, found.early)).await,
     }
     None
-}
-
-/// Whether it begins with what is said to a forward proxy, which is where it was going: no route takes CONNECT to whom it names.
-fn is_for_proxy(connection: &Connection, begun: &[u8]) -> bool {
-    let Some(name) = connects_to(begun) else { return false };
-    let current = connection.listener.current(&connection.worker);
-    let (host, headers) = (normalise_host(name), HeaderMap::new());
-    let facts = Facts { method: &Method::CONNECT, host: &host, path: "/", query: None, headers: &headers };
-    let snapshot = current.prepared.snapshot();
-    let Decision::Forward { rule, backend } = decide(snapshot, current.id, &facts, 0, &mut ()) else { return false };
-    let Action::Forward(split) = &snapshot.rule(rule).action else { return false };
-    snapshot.cluster(split.backends[backend].cluster).destination.is_some() && !snapshot.rule(rule).upgrades.connect
 }
 
 /// Whether weir itself opened the connection.
@@ -184,10 +168,15 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
     if begun.is_empty() && is_loop(connection) {
         return settle(Ok(Spoken::Opaque), None);
     }
-    let target = begun.is_empty().then(|| tcp::target(connection, None)).flatten();
-    let Some(target) = target.filter(|_| permits_opaque(connection, &connection.listener.current(&connection.worker))) else {
+    if !begun.is_empty() {
+        return settle(read(stream, begun, member, &mut patience).await, None);
+    }
+    let Some(target) = tcp::target(connection, None) else {
         return settle(read_alone(connection, stream, begun, member, &mut patience).await, None);
     };
+    if !permits_opaque(connection, &connection.listener.current(&connection.worker)) {
+        return settle(read(stream, begun, member, &mut patience).await, None);
+    }
     let current = connection.listener.current(&connection.worker);
     let cluster = current.prepared.cluster(&connection.worker, target.cluster);
     let mut report = Report::default();
@@ -246,7 +235,8 @@ async fn read(stream: &mut Socket, begun: &mut BytesMut, member: &Member, patien
     judged
 }
 
-/// Reads for a caller on whose behalf nobody may be called. One that waits for a server to speak would wait for ever.
+/// Reads for a caller on whose behalf nobody may be called. One that waits for a server to speak first would wait for as long as a
+/// connection may that a client of HTTP has opened in advance.
 async fn read_alone(
     connection: &Connection,
     stream: &mut Socket,
@@ -254,10 +244,8 @@ async fn read_alone(
     member: &Member,
     patience: &mut Patience,
 ) -> Result<Spoken, Unjudged> {
-    let Some(limit) = connection.listener.limits().header_read.filter(|_| begun.is_empty()) else {
-        return read(stream, begun, member, patience).await;
-    };
-    match tokio::time::timeout(limit, read(stream, begun, member, patience)).await {
+    let limit = connection.listener.limits().idle.map_or(MAX_SILENCE, |idle| idle.min(MAX_SILENCE));
+    match tokio::time::timeout(limit, read(stream, begun, member, &mut patience.tireless())).await {
         Ok(judged) => judged,
         Err(_) if begun.is_empty() => Ok(Spoken::Opaque),
         Err(_) => read(stream, begun, member, patience).await,

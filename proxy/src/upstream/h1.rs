@@ -56,8 +56,8 @@ impl Connection {
     }
 }
 
-/// A body that is not larger, with its head, fits into any peer's kernel, whether or not somebody reads it.
-const SMALL_BODY: u64 = 16 << 10;
+/// A request that is not larger fits into any peer's kernel, whether or not somebody reads it.
+const SMALL: u64 = 32 << 10;
 
 /// Counts an open connection.
 struct Open(Arc<ClusterShard>);
@@ -171,7 +171,7 @@ pub(super) async fn exchange(
     let mut bytes = spare::bytes();
     let size = body.size_hint();
     let coding = encode::request(&mut bytes, head, spelling, &size, Addition { upgrade, timeout_ms });
-    let may_pause = upgrade || size.upper().is_none_or(|most| most > SMALL_BODY);
+    let may_pause = upgrade || size.upper().is_none_or(|most| most.saturating_add(bytes.len() as u64) > SMALL);
     let sender = Sender::new(bytes, body, coding);
     let mut conversation =
         Conversation { sender, sending: Sending::UnderWay, sent_at: None, reused: false, heard: false, upgrade };

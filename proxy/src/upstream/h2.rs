@@ -59,7 +59,16 @@ struct Purpose {
 /// How long an endpoint that nobody configured may take to say that it speaks HTTP/2.
 const GREETING: Duration = Duration::from_secs(10);
 /// The most requests of one connection, whatever the peer allows; windows are made for so many.
-const MAX_STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 128;
+/// How full a connection may become.
+#[derive(Debug, Clone, Copy)]
+enum Room {
+    /// As its windows are made for.
+    Usual,
+    /// As the peer allows, for want of another.
+    Any,
+}
+
 /// The most tunnels of one connection. All of them stalled hold less than the connection's window.
 const MAX_TUNNELS: usize = 8;
 /// What one tunnel may have under way.
@@ -155,8 +164,13 @@ impl Connection {
         self.purpose != Purpose::default()
     }
 
-    fn has_room(&self) -> bool {
-        let most = if self.purpose.tunnels { MAX_TUNNELS } else { MAX_STREAMS as usize };
+    /// Whether it takes another stream. `Room::Any` is what the peer allows, beyond what the windows are made for.
+    fn has(&self, room: Room) -> bool {
+        let most = match room {
+            _ if self.purpose.tunnels => MAX_TUNNELS,
+            Room::Usual => MAX_STREAMS as usize,
+            Room::Any => usize::MAX,
+        };
         self.streams.get() < self.sender.current_max_send_streams().min(most)
     }
 }
@@ -179,10 +193,10 @@ impl Pool {
     }
 
     /// A place on a connection with room, the fullest first, so that as few as possible stay open.
-    fn place(&self, purpose: &Purpose) -> Option<Stream> {
+    fn place(&self, purpose: &Purpose, room: Room) -> Option<Stream> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.ended.get().is_none());
-        let room = connections.iter().filter(|connection| connection.purpose == *purpose && connection.has_room());
+        let room = connections.iter().filter(|connection| connection.purpose == *purpose && connection.has(room));
         let connection = room.max_by_key(|c| c.streams.get())?;
         connection.streams.set(connection.streams.get() + 1);
         Some(Stream(Rc::clone(connection)))
@@ -346,25 +360,31 @@ async fn wait(mut response: ResponseFuture, waiting: &Waiting<'_>) -> Result<Res
     .await
 }
 
-/// A place on a connection; opens one if there is none. Requests that arrive meanwhile wait for the same connection, and
+/// A place on a connection; opens one if there is none, and makes do with those there are if that fails. Requests that arrive meanwhile wait for the same connection, and
 /// fail with it: were each to try for itself, they would time out one after the other.
 async fn acquire(endpoint: &Rc<Endpoint>, cluster: &Cluster, purpose: &Purpose) -> Result<Stream, Fault> {
     let pool = &endpoint.h2;
     loop {
-        if let Some(stream) = pool.place(purpose) {
+        if let Some(stream) = pool.place(purpose, Room::Usual) {
             return Ok(stream);
         }
         let opening = pool.opening.borrow().iter().find(|attempt| attempt.purpose == *purpose).cloned();
         if let Some(attempt) = opening {
             attempt.over.notified().await;
             match attempt.failed.get() {
-                Some(fault) => return Err(fault),
+                Some(fault) => return pool.place(purpose, Room::Any).ok_or(fault),
                 None => continue,
             }
         }
         let guard = Opening::begin(pool, purpose.clone());
         let opened = open(endpoint, cluster, purpose.clone()).await;
-        let connection = opened.inspect_err(|fault| guard.attempt.failed.set(Some(*fault)))?;
+        let connection = match opened {
+            Ok(connection) => connection,
+            Err(fault) => {
+                guard.attempt.failed.set(Some(fault));
+                return pool.place(purpose, Room::Any).ok_or(fault);
+            }
+        };
         connection.streams.set(1);
         if !pool.closed.get() {
             pool.connections.borrow_mut().push(Rc::clone(&connection));

@@ -16,6 +16,8 @@ use super::body::BodyError;
 
 /// Frames below this size are put together; above it, they are kept as they came.
 const SMALL: usize = 4 << 10;
+/// They are put together up to this size, so that no more than this is reserved in vain.
+const LARGE: usize = 16 << 10;
 
 /// The receiving half of a stream.
 #[derive(Debug)]
@@ -39,14 +41,20 @@ impl Gathered {
     }
 
     fn put(&mut self, data: Bytes) {
+        if self.last.len() + data.len() > LARGE && !self.last.is_empty() {
+            self.pieces.push_back(std::mem::take(&mut self.last).freeze());
+        }
         if data.len() < SMALL {
+            if self.last.is_empty() {
+                self.last.reserve(LARGE);
+            }
             self.last.extend_from_slice(&data);
-            return;
+        } else {
+            if !self.last.is_empty() {
+                self.pieces.push_back(std::mem::take(&mut self.last).freeze());
+            }
+            self.pieces.push_back(data);
         }
-        if !self.last.is_empty() {
-            self.pieces.push_back(self.last.split().freeze());
-        }
-        self.pieces.push_back(data);
     }
 
     fn take(&mut self) -> Option<Bytes> {

@@ -230,9 +230,10 @@ pub async fn exchange(
     Ok(Answer { response, spelling, lease: Lease { load, connection: Connection::H1(exchange) } })
 }
 
-/// An idle upstream that vanished without a word is noticed within a minute.
+/// An idle upstream that vanished without a word is noticed within half a minute. It is asked three times before [`GIVE_UP`],
+/// where the kernel gives up on what it asks too, however often it was.
 const KEEP_ALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 /// What was sent and is not acknowledged for so long will not be, where the peer takes all that is sent: the peers of HTTP/2 always
 /// read, and a small request fits into the kernel of who does not. Anywhere else somebody may pause longer than that, which the
 /// kernel does not tell from silence.

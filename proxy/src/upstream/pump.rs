@@ -10,8 +10,12 @@ use h2::{Reason, SendStream};
 use super::body::BodyError;
 use crate::clock::Paced;
 
-/// What one stream may have under way. Bounds the memory of a slow reader; 256 KiB a millisecond is 2 Gbit/s.
-const STREAM_WINDOW: u32 = 256 << 10;
+/// What one stream may have under way at most. Bounds the memory of a slow reader; 256 KiB a millisecond is 2 Gbit/s.
+const MAX_STREAM_WINDOW: u32 = 256 << 10;
+/// What one stream may have under way at least: what it may before anything is said of windows (RFC 9113, section 6.9.2).
+const MIN_STREAM_WINDOW: u32 = 64 << 10;
+/// What the streams of a connection share, as far as that is possible: so much may be held for callers who do not read.
+const SHARED: u32 = 32 << 20;
 /// What one connection may have under way at least: above the point where h2 mistakes small gRPC messages for a flood of
 /// DATA frames.
 const MIN_CONNECTION_WINDOW: u32 = 4 << 20;
@@ -28,10 +32,11 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// For a connection of at most so many streams. All but one of them may be full, of what nobody reads, and the last
-    /// still has a window of its own: who does not read is in nobody's way but his own.
+    /// For a connection of at most so many streams: whatever the others hold of what nobody reads, each has a window of its own.
+    /// Who does not read is in nobody's way but his own.
     pub fn of(streams: u32) -> Self {
-        let stream = STREAM_WINDOW.min(MAX_WINDOW / streams.max(1));
+        let streams = streams.max(1);
+        let stream = (SHARED / streams).clamp(MIN_STREAM_WINDOW, MAX_STREAM_WINDOW).min(MAX_WINDOW / streams);
         Self { stream, connection: stream.saturating_mul(streams).max(MIN_CONNECTION_WINDOW) }
     }
 }
@@ -143,12 +148,14 @@ mod tests {
 
     #[test]
     fn streams_that_are_full_leave_one_its_window() {
-        for streams in [1, 2, 16, 17, 256, 1000, 8191, 8192, 100_000] {
+        for streams in [0, 1, 2, 16, 17, 256, 1000, 32_767, 32_768, 100_000] {
             let Windows { stream, connection } = Windows::of(streams);
             assert!(u64::from(connection) >= u64::from(stream) * u64::from(streams), "{streams}");
             assert!(connection <= MAX_WINDOW && stream >= 16 << 10, "{streams}");
         }
-        assert_eq!(Windows::of(256), Windows { stream: STREAM_WINDOW, connection: 64 << 20 });
+        assert_eq!(Windows::of(128), Windows { stream: MAX_STREAM_WINDOW, connection: SHARED });
+        assert_eq!(Windows::of(256), Windows { stream: 128 << 10, connection: SHARED });
+        assert_eq!(Windows::of(1000), Windows { stream: MIN_STREAM_WINDOW, connection: 1000 * MIN_STREAM_WINDOW });
         assert_eq!(Windows::of(1).connection, MIN_CONNECTION_WINDOW);
     }
 }

@@ -7,13 +7,10 @@
 
 use tokio::net::TcpStream;
 
-use crate::socket::info;
-
-/// `TCP_CLOSE` of the kernel's `tcp_states.h`: where the peer's end has been read, a reset has come behind it.
-const CLOSED: u8 = 7;
+use crate::socket::{CLOSED, info};
 
 /// Whether all of the last `written` bytes, of `total` that were written, came behind the end of the peer, on a connection that
-/// was opened from here and whose end has been read. `false` where that is not known.
+/// was opened from here and whose end has been read: behind the end a reset has come. `false` where that is not known.
 pub(super) fn is_undelivered(socket: &TcpStream, total: u64, written: u64) -> bool {
     // The SYN is acknowledged as one byte. What was written before `total` counts makes this `false` more often, not less.
     let is_short_of = |acked: u64| acked.saturating_sub(1) + written <= total;

@@ -46,16 +46,35 @@ async fn forward_proxy() -> Result {
 routes: [{ name: own, hosts: [own.example], rules: [{ respond: { status: 200, body: 'by a route' } }] }]
 ";
     let mut pair = Pair::with_sidecars("", &format!("{SIDECAR}{routes}"), SIDECAR)?;
-    let _mirror = pair.mirror("0.0.0.0", 3128, "heard")?;
-    // As it was said, to the byte.
-    let connect = r"CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example:443\r\nproxy-AUTHORIZATION: Basic eA==\r\n\r\n";
-    let (heard, took) = pair.says(3128, connect, "")?;
-    same!(heard, format!("heard: {connect}"));
-    holds!(took < Duration::from_secs(5), "{took:?}");
+    let mut proxy = pair.server.command("python3");
+    proxy.args([TALK, "proxy", "0.0.0.0", "3128"]);
+    let mut proxy = Program::start(proxy)?;
+    proxy.wait_for("serving")?;
+    let connect = |field: &str| format!(r"CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example:443\r\n{field}\r\n\r\n");
+    // By both sidecars, as it was said. What follows is the tunnel's once the proxy agrees.
+    let agreed = connect("proxy-AUTHORIZATION: Basic eA==");
+    let (heard, _) = pair.says(3128, &format!("{agreed}hello"), "end")?;
+    holds!(heard.starts_with("HTTP/1.1 200 Go on") && heard.ends_with("|HELLO"), "{heard}");
+    holds!(
+        heard.contains("CONNECT shop.example:443 HTTP/1.1|") && heard.contains("|proxy-AUTHORIZATION: Basic eA==|"),
+        "{heard}"
+    );
+    // Where it does not, it is the next request.
+    let (heard, _) = pair.says(3128, &format!("{}{agreed}hello", connect("Refuse: yes")), "end")?;
+    let answers: Vec<&str> = heard.split("HTTP/1.1 ").filter(|part| part.starts_with(|c: char| c.is_ascii_digit())).collect();
+    holds!(matches!(answers[..], [no, yes] if no.starts_with("407 No") && yes.starts_with("200 Go on")), "{heard}");
+    holds!(heard.ends_with("|HELLO"), "{heard}");
     pair.serve_nginx(&["3129"], "$request")?;
     same!(pair.curl("-x http://10.0.0.2:3129 'http://shop.example/a?b'")?, "GET http://shop.example/a?b HTTP/1.1\n");
     same!(pair.curl("-x http://10.0.0.2:3129 'http://shop.example?b'")?, "GET http://shop.example/?b HTTP/1.1\n");
     same!(pair.curl("'http://10.0.0.2:3129/a?b'")?, "GET /a?b HTTP/1.1\n");
+    // An app that is no proxy says so, and what comes behind it is a request like others.
+    let sneaky = r"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\nGET /next HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+    let (heard, _) = pair.says(3129, sneaky, "")?;
+    holds!(heard.starts_with("HTTP/1.1 40") && heard.ends_with(r"GET /next HTTP/1.1\n"), "{heard}");
+    for weir in &mut pair.programs[..2] {
+        weir.wait_for("\"path\":\"/next\"")?;
+    }
     // Where a route speaks for it, it is the route's.
     same!(pair.curl("-x http://10.0.0.2:3129 http://own.example/")?, "by a route");
     let refused = pair.curl("-x http://10.0.0.2:3128 -w '%{http_connect}' https://own.example/")?;
@@ -104,7 +123,7 @@ async fn halves() -> Result {
 
 async fn silent_and_refused() -> Result {
     let closed =
-        SIDECAR.replace("direction: outbound,", "direction: outbound, unknown_destinations: deny, limits: { header_read: 1s },");
+        SIDECAR.replace("direction: outbound,", "direction: outbound, unknown_destinations: deny, limits: { idle: 1s },");
     let mut pair = Pair::with_sidecars("", &closed, SIDECAR)?;
     pair.serve_greetings("0.0.0.0", 2525)?;
     let refused = pair.client.run(&format!("timeout 9 python3 {TALK} greeted 10.0.0.2 2525 1"));
