@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         test("http::streaming::callers_that_do_not_read_hold_up_nobody", callers_that_do_not_read),
         test("http::streaming::a_caller_that_does_not_read_small_messages_holds_up_nobody", small_messages),
+        test("http::streaming::more_streams_than_usual_where_there_is_but_one_connection", one_connection),
         test("http::streaming::uploads_that_are_not_read_hold_up_nobody", uploads_that_are_not_read),
     ]
 }
@@ -207,6 +208,36 @@ async fn uploads_that_are_not_read() -> Result {
     let response = response.map_err(|_| "an upload waits for those that are not read")??;
     let (body, _) = two::collect(&mut response.into_body()).await?;
     same!(body, b"ok");
+    origin.abort();
+    Ok(())
+}
+
+/// The peer sets no limit, and takes no second connection.
+async fn one_connection() -> Result {
+    const MANY: usize = 300;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let waiting = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&waiting);
+    let origin: tokio::task::JoinHandle<Result> = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await?;
+        drop(listener);
+        let mut connection = h2::server::handshake(stream).await?;
+        let mut asked = Vec::new();
+        while let Some(request) = connection.accept().await {
+            asked.push(request?);
+            count.store(asked.len(), Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    let weir = Weir::start(&wire::to(address, Version::Two)).await?;
+    let mut callers = JoinSet::new();
+    for _ in 0..MANY {
+        let mut stream = TcpStream::connect(weir.address("out")).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await?;
+        callers.spawn(async move { drop(stream.read_u8().await) });
+    }
+    until("all of them are at the origin", async || waiting.load(Ordering::Relaxed) == MANY).await?;
     origin.abort();
     Ok(())
 }
