@@ -59,7 +59,7 @@ struct Purpose {
 /// How long an endpoint that nobody configured may take to say that it speaks HTTP/2.
 const GREETING: Duration = Duration::from_secs(10);
 /// The most requests of one connection, whatever the peer allows; windows are made for so many.
-const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 256;
 /// How full a connection may become.
 #[derive(Debug, Clone, Copy)]
 enum Room {
