@@ -85,6 +85,11 @@ impl Wire {
         self.awaits_continue.set(awaits_continue);
         self.answering.set(false);
         self.has_reader.set(!decoder.is_done());
+        if !decoder.is_done() && self.is_empty() {
+            // Many write a head and its body one after the other, and their kernels hold the second back until the first is
+            // acknowledged (RFC 9293, section 3.7.4). This one would wait 40 ms for something to send with that.
+            let _ = self.with_tcp(|tcp| SockRef::from(tcp).set_tcp_quickack(true));
+        }
         (!decoder.is_done()).then(|| Incoming { wire: Rc::clone(self), over: false })
     }
 

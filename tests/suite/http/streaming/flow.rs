@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use weir_tests::origin::{Body, full};
 use weir_tests::script::Script;
@@ -27,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
         test("http::streaming::early_answers_are_relayed_before_a_reset", early_answers_before_a_reset),
         test("http::streaming::an_unfinished_upload_delays_nobody_else", unfinished_upload),
         test("http::streaming::an_unfinished_upload_delays_nobody_else_over_http2", unfinished_upload_over_http2),
+        test("http::streaming::a_body_behind_its_head_waits_for_no_acknowledgement", two_writes),
         test("http::streaming::a_slow_reader_slows_the_origin", slow_reader),
         test("http::streaming::a_slow_origin_slows_the_caller", slow_origin),
     ]
@@ -208,6 +210,42 @@ async fn unfinished_upload_over_http2() -> Result {
         same!(other.map_err(|_| "the other request waits for the upload")??.status().as_u16(), 200);
     }
     drop(upload);
+    Ok(())
+}
+
+/// An origin that writes head and body one after the other, as many do, and whose kernel holds the body back until the head is
+/// acknowledged; and a caller that does the same. The median, for machines are busy.
+async fn two_writes() -> Result {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let origin: tokio::task::JoinHandle<Option<()>> = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.ok()?;
+        let mut said = Vec::new();
+        loop {
+            while !said.ends_with(b"hello") {
+                stream.read_buf(&mut said).await.ok().filter(|read| *read > 0)?;
+            }
+            said.clear();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await.ok()?;
+            stream.write_all(b"ok").await.ok()?;
+        }
+    });
+    let weir = weir_tests::Weir::start(&wire::to(address, Version::One)).await?;
+    let mut caller = tokio::net::TcpStream::connect(weir.address("out")).await?;
+    let mut took = Vec::new();
+    for _ in 0..31 {
+        let asked = std::time::Instant::now();
+        caller.write_all(b"POST / HTTP/1.1\r\nhost: shop\r\ncontent-length: 5\r\n\r\n").await?;
+        caller.write_all(b"hello").await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok") {
+            holds!(caller.read_buf(&mut answer).await? > 0, "{}", answer.escape_ascii());
+        }
+        took.push(asked.elapsed());
+    }
+    took.sort_unstable();
+    holds!(took[15] < Duration::from_millis(20), "{took:?}");
+    origin.abort();
     Ok(())
 }
 
