@@ -28,6 +28,7 @@ pub mod structure;
 pub mod table;
 pub mod trust;
 pub mod units;
+pub mod upgrades;
 pub mod weights;
 pub mod yaml;
 

@@ -19,6 +19,7 @@ use crate::schema::{
 use crate::spiffe::PeerPattern;
 use crate::table::{HostTable, RuleTable};
 use crate::trust::Trust;
+pub use crate::upgrades::{SPOKEN, Upgrades};
 use crate::weights::Weights;
 
 macro_rules! id {
@@ -389,28 +390,6 @@ pub struct Rule {
     pub retry: Option<RetryRule>,
     /// What its connections may switch to.
     pub upgrades: Upgrades,
-}
-
-/// Protocols that a connection may switch to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upgrades {
-    /// By the name in the `Upgrade` header, in lower case.
-    pub names: Box<[Box<str>]>,
-    /// Tunnels by CONNECT.
-    pub connect: bool,
-}
-
-impl Upgrades {
-    /// Whether a connection may switch to what `Upgrade` asks for.
-    pub fn allow(&self, asked: &[u8]) -> bool {
-        self.names.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(asked))
-    }
-}
-
-impl Default for Upgrades {
-    fn default() -> Self {
-        Self { names: Box::new(["websocket".into()]), connect: false }
-    }
 }
 
 /// What to do with a request.

@@ -5,7 +5,7 @@
     talk_peer.py who ADDRESS PORT         answers HTTP/1.1 with the address of whoever called
     talk_peer.py mirror ADDRESS PORT WORD   says WORD and what it heard first, and ends
     talk_peer.py late ADDRESS PORT SECONDS   answers a request of HTTP/1.1 with a body after it has not read on for so long
-    talk_peer.py proxy ADDRESS PORT       consents to CONNECT, says which head it saw, and echoes in capitals; refuses it with a `refuse` header
+    talk_peer.py proxy ADDRESS PORT       consents to CONNECT, or to any upgrade, says which head it saw, and echoes in capitals; refuses with a `refuse` header
     talk_peer.py says ADDRESS PORT TEXT [end]   connects, says TEXT (with escapes), ends its side if told to; prints what it hears
     talk_peer.py greeted ADDRESS PORT N   connects N times, waits for the greeting, says a line; prints the median milliseconds to the greeting
     talk_peer.py silent ADDRESS PORT      connects, sends nothing, and ends its side at once; prints what it hears
@@ -123,7 +123,9 @@ class Proxy(socketserver.StreamRequestHandler):
                 break
             self.wfile.write(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n")
             head = []
-        self.wfile.write(b"HTTP/1.1 200 Go on\r\ncontent-length: 5\r\n\r\n" + b"|".join(head) + b"|")
+        upgrade = [line for line in head if line.lower().startswith(b"upgrade:")]
+        said = b"101 Go on\r\nconnection: upgrade\r\n" + upgrade[0] if upgrade else b"200 Go on\r\ncontent-length: 5"
+        self.wfile.write(b"HTTP/1.1 " + said + b"\r\n\r\n" + b"|".join(head) + b"|")
         while data := self.rfile.read1(1000):
             self.wfile.write(data.upper())
 

@@ -295,7 +295,7 @@ pub(super) fn add_app_rules(drafts: &mut [Draft], clusters: &[Cluster], routes: 
             response_headers: HeaderOps::default(),
             timeouts: Timeouts { request: None, per_try: None, idle: Some(super::policy::DEFAULT_IDLE) },
             retry: None,
-            upgrades: Upgrades::default(),
+            upgrades: Upgrades { any: draft.listener.original.is_some(), ..Upgrades::default() },
         });
         draft.listener.app_rule = Some(RuleId(rule));
     }

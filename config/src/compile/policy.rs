@@ -7,7 +7,7 @@ use super::matches::value_test;
 use crate::error::{Diagnostics, Path};
 use crate::policy::{Conditions, RetryRule, Timeouts};
 use crate::schema::{self, RetryOn};
-use crate::snapshot::Upgrades;
+use crate::snapshot::{SPOKEN, Upgrades};
 use crate::units::Limit;
 
 /// Without a byte either way for so long, nobody is there any more.
@@ -127,14 +127,14 @@ pub(super) fn upgrades(rule: &schema::Rule, path: &Path<'_>, found: &mut Diagnos
     if rule.backends.is_none() {
         found.error(&here, "only connections to `backends` can switch protocols, and this rule has none");
     }
-    let mut upgrades = Upgrades { names: Box::default(), connect: false };
+    let mut upgrades = Upgrades { names: Box::default(), connect: false, any: false };
     let mut names: Vec<Box<str>> = Vec::new();
     for (index, name) in list.iter().enumerate() {
         let lower = name.to_ascii_lowercase();
         if HeaderName::from_bytes(lower.as_bytes()).is_err() {
             found.error(&here.index(index), format!("`{name}` is not a protocol's name")).hint =
                 Some("for example `websocket`".to_owned());
-        } else if matches!(&*lower, "h2c" | "http" | "tls") {
+        } else if SPOKEN.contains(&&*lower) {
             found.error(&here.index(index), format!("`{name}` cannot be passed through: weir speaks HTTP itself")).hint =
                 Some("leave it out; callers that offer it are served without".to_owned());
         } else if lower == "connect" {

@@ -227,8 +227,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Http2 {
-    /// Requests in flight on one connection. Those whose bodies nobody reads hold up to 32 MiB together, 128 KiB each; with
-    /// more than 512 at a time 64 KiB each. Default 256.
+    /// Requests in flight on one connection. So many share 32 MiB for what nobody reads yet, 128 KiB each by default; each
+    /// has at least 64 KiB, where more than 512 are allowed, and at most 256 KiB. Default 256.
     #[serde(default = "Http2::default_streams")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_concurrent_streams: u32,

@@ -273,6 +273,11 @@ fn target(head: &Bytes, method: &str, target: &str, host: Option<&[u8]>, old: bo
         _ => {}
     }
     let uri = || Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadRequest::Target);
+    if method == "CONNECT" {
+        // It has no form but this one, whatever else apps may make of it.
+        let fits = Uri::try_from(target).is_ok_and(|uri| uri.scheme().is_none() && uri.authority().is_some());
+        return if fits && is_host(target.as_bytes()) { uri() } else { Err(BadRequest::Target) };
+    }
     if target.starts_with('/') && target.bytes().all(|b| PATH_BYTES[usize::from(b)]) {
         return uri();
     }
@@ -281,10 +286,9 @@ fn target(head: &Bytes, method: &str, target: &str, host: Option<&[u8]>, old: bo
     }
     let uri = uri()?;
     let fits = match (uri.scheme_str(), uri.authority()) {
-        // The asterisk form belongs to OPTIONS, the authority form to CONNECT.
+        // The asterisk form belongs to OPTIONS.
         (None, None) if target == "*" => method == "OPTIONS",
         (None, None) => target.starts_with('/'),
-        (None, Some(_)) => method == "CONNECT",
         (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => {
             if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority.as_str().as_bytes())) {
                 return Err(BadRequest::Host);

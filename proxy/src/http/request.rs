@@ -17,7 +17,7 @@ use weir_config::schema::{ForwardingHeaders, UpstreamProtocol};
 use weir_config::snapshot::{Action, Backend, CallerTls, Rewrite, Rule, RuleId, UpstreamTls};
 use weir_config::{Decision, Facts, NoRoute, decide};
 
-use super::admission::admit;
+use super::admission::{admit, permits_opaque};
 use super::body::{ResponseBody, Tunnel, grpc_status};
 use super::connection::Connection;
 use super::correlation::{self, Correlation, REQUEST_ID};
@@ -180,8 +180,7 @@ fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, re
         }
         Action::Forward(split) => {
             let cluster = current.prepared.cluster(&connection.worker, split.backends[backend].cluster);
-            let may_connect = found.upgrades.connect || (goes_on(connection, &cluster) && head.version != Version::HTTP_2);
-            if head.method == Method::CONNECT && !may_connect {
+            if head.method == Method::CONNECT && !found.upgrades.connect && !may_ask_proxy(connection, current, &cluster, head) {
                 return Err(Fault::ConnectRefused);
             }
             if let Some(log) = &mut record.log {
@@ -200,6 +199,13 @@ fn plan(connection: &Connection, current: &Current, head: &Parts, seen: Seen, re
 /// they stay as they are.
 fn goes_on(connection: &Connection, cluster: &ClusterState) -> bool {
     connection.ends.destination.is_some() && cluster.config().destination.is_some()
+}
+
+/// Whether CONNECT goes on, to be a tunnel if whom the app called agrees: bytes that nobody judges. Callers of the app could say in
+/// them what no rule has seen, to an app that agrees to anything.
+fn may_ask_proxy(connection: &Connection, current: &Current, cluster: &ClusterState, head: &Parts) -> bool {
+    let asks_proxy = goes_on(connection, cluster) && !connection.listener.is_inbound() && head.version != Version::HTTP_2;
+    asks_proxy && permits_opaque(connection, current)
 }
 
 /// The scheme that the caller used, as far as it is known: a trusted proxy in front may have ended TLS.

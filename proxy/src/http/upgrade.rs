@@ -43,9 +43,10 @@ pub(super) struct Asked {
 }
 
 /// The protocol that the caller asks to switch to, if the rule allows it. A request with a body is one like any other, and
-/// so is one that is not GET (RFC 6455, section 4.1): an upgrade may be ignored (RFC 9110, section 7.8).
+/// so is one that is not GET (RFC 6455, section 4.1) where WebSocket is all that is expected: an upgrade may be ignored (RFC 9110,
+/// section 7.8).
 pub(super) fn asked(rule: &Rule, head: &Parts, source: &Source, seen: Seen) -> Option<HeaderValue> {
-    if !seen.hop_beside_connection() || head.method != Method::GET {
+    if !seen.hop_beside_connection() || (head.method != Method::GET && !rule.upgrades.any) {
         return None;
     }
     let may_switch = is_extended(head) || (head.version == Version::HTTP_11 && source.is_end());

@@ -171,12 +171,10 @@ async fn find_out(connection: &Rc<Connection>, stream: &mut Socket, begun: &mut 
     if !begun.is_empty() {
         return settle(read(stream, begun, member, &mut patience).await, None);
     }
-    let Some(target) = tcp::target(connection, None) else {
+    let permitted = permits_opaque(connection, &connection.listener.current(&connection.worker));
+    let Some(target) = tcp::target(connection, None).filter(|_| permitted) else {
         return settle(read_alone(connection, stream, begun, member, &mut patience).await, None);
     };
-    if !permits_opaque(connection, &connection.listener.current(&connection.worker)) {
-        return settle(read(stream, begun, member, &mut patience).await, None);
-    }
     let current = connection.listener.current(&connection.worker);
     let cluster = current.prepared.cluster(&connection.worker, target.cluster);
     let mut report = Report::default();

@@ -41,8 +41,8 @@ impl Gathered {
     }
 
     fn put(&mut self, data: Bytes) {
-        if self.last.len() + data.len() > LARGE && !self.last.is_empty() {
-            self.pieces.push_back(std::mem::take(&mut self.last).freeze());
+        if self.last.len() + data.len() > LARGE {
+            self.close();
         }
         if data.len() < SMALL {
             if self.last.is_empty() {
@@ -50,10 +50,18 @@ impl Gathered {
             }
             self.last.extend_from_slice(&data);
         } else {
-            if !self.last.is_empty() {
-                self.pieces.push_back(std::mem::take(&mut self.last).freeze());
-            }
+            self.close();
             self.pieces.push_back(data);
+        }
+    }
+
+    /// What was put together is a piece. One that stayed small keeps no more than it needs.
+    fn close(&mut self) {
+        let last = std::mem::take(&mut self.last);
+        if last.len() < last.capacity() / 2 {
+            self.pieces.extend((!last.is_empty()).then(|| Bytes::copy_from_slice(&last)));
+        } else if !last.is_empty() {
+            self.pieces.push_back(last.freeze());
         }
     }
 

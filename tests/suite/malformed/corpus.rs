@@ -349,7 +349,11 @@ fn targets() -> Group {
         ("query without slash", line("GET ?bad HTTP/1.1")),
         ("asterisk for GET", line("GET * HTTP/1.1")),
         ("authority for GET", line("GET a:80 HTTP/1.1")),
-        ("path for CONNECT", line("CONNECT bad/ HTTP/1.1")),
+        ("authority and path for CONNECT", line("CONNECT bad/ HTTP/1.1")),
+        ("path for CONNECT", line("CONNECT /bad HTTP/1.1")),
+        ("URL for CONNECT", line("CONNECT http://a/bad HTTP/1.1")),
+        ("asterisk for CONNECT", line("CONNECT * HTTP/1.1")),
+        ("user for CONNECT", line("CONNECT bad@a:443 HTTP/1.1")),
     ]
 }
 

@@ -8,7 +8,7 @@ use weir_tests::peers::Peer;
 use weir_tests::pod::Program;
 use weir_tests::{Result, Trial, holds, same, soak, test_with};
 
-use super::{Pair, SIDECAR, TALK};
+use super::{Pair, SIDECAR, TALK, UNSEEN};
 
 pub fn trials() -> Vec<Trial> {
     let needs = ["nginx", "curl", "nft"].map(Peer::Program).into_iter().chain([Peer::Namespaces]);
@@ -45,13 +45,14 @@ async fn forward_proxy() -> Result {
     let routes = "
 routes: [{ name: own, hosts: [own.example], rules: [{ respond: { status: 200, body: 'by a route' } }] }]
 ";
-    let mut pair = Pair::with_sidecars("", &format!("{SIDECAR}{routes}"), SIDECAR)?;
+    let server = SIDECAR.replace("direction: inbound,", "direction: inbound, ports: { 3128: tcp },");
+    let mut pair = Pair::with_sidecars("", &format!("{SIDECAR}{routes}"), &server)?;
     let mut proxy = pair.server.command("python3");
     proxy.args([TALK, "proxy", "0.0.0.0", "3128"]);
     let mut proxy = Program::start(proxy)?;
     proxy.wait_for("serving")?;
     let connect = |field: &str| format!(r"CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example:443\r\n{field}\r\n\r\n");
-    // By both sidecars, as it was said. What follows is the tunnel's once the proxy agrees.
+    // As it was said. What follows is the tunnel's once the proxy agrees.
     let agreed = connect("proxy-AUTHORIZATION: Basic eA==");
     let (heard, _) = pair.says(3128, &format!("{agreed}hello"), "end")?;
     holds!(heard.starts_with("HTTP/1.1 200 Go on") && heard.ends_with("|HELLO"), "{heard}");
@@ -64,17 +65,26 @@ routes: [{ name: own, hosts: [own.example], rules: [{ respond: { status: 200, bo
     let answers: Vec<&str> = heard.split("HTTP/1.1 ").filter(|part| part.starts_with(|c: char| c.is_ascii_digit())).collect();
     holds!(matches!(answers[..], [no, yes] if no.starts_with("407 No") && yes.starts_with("200 Go on")), "{heard}");
     holds!(heard.ends_with("|HELLO"), "{heard}");
+    // Whatever a caller and its server agree on, by whatever method.
+    for protocol in ["tcp", "SPDY/3.1"] {
+        let asks = format!(
+            r"POST /attach HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\nContent-Length: 0\r\n\r\n"
+        );
+        let (heard, _) = pair.says(3128, &format!("{asks}hello"), "end")?;
+        holds!(heard.starts_with("HTTP/1.1 101") && heard.ends_with("|HELLO"), "{protocol}: {heard}");
+    }
+
     pair.serve_nginx(&["3129"], "$request")?;
     same!(pair.curl("-x http://10.0.0.2:3129 'http://shop.example/a?b'")?, "GET http://shop.example/a?b HTTP/1.1\n");
     same!(pair.curl("-x http://10.0.0.2:3129 'http://shop.example?b'")?, "GET http://shop.example/?b HTTP/1.1\n");
     same!(pair.curl("'http://10.0.0.2:3129/a?b'")?, "GET /a?b HTTP/1.1\n");
-    // An app that is no proxy says so, and what comes behind it is a request like others.
+    // Callers of an app have no tunnels to it: it may agree to anything, and take what comes in them for requests.
     let sneaky = r"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\nGET /next HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
-    let (heard, _) = pair.says(3129, sneaky, "")?;
-    holds!(heard.starts_with("HTTP/1.1 40") && heard.ends_with(r"GET /next HTTP/1.1\n"), "{heard}");
-    for weir in &mut pair.programs[..2] {
-        weir.wait_for("\"path\":\"/next\"")?;
+    for who in ["", UNSEEN] {
+        let heard = pair.client.run(&format!("{who} python3 {TALK} says 10.0.0.2 3129 '{sneaky}'"))?;
+        holds!(heard.starts_with("HTTP/1.1 405") && heard.ends_with(r"GET /next HTTP/1.1\n"), "{heard}");
     }
+    pair.programs[1].wait_for("\"path\":\"/next\"")?;
     // Where a route speaks for it, it is the route's.
     same!(pair.curl("-x http://10.0.0.2:3129 http://own.example/")?, "by a route");
     let refused = pair.curl("-x http://10.0.0.2:3128 -w '%{http_connect}' https://own.example/")?;
