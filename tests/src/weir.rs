@@ -279,8 +279,20 @@ impl Weir {
     /// # Errors
     /// The process is gone.
     pub fn rss(&self) -> Result<u64> {
+        self.resident("VmRSS:")
+    }
+
+    /// Resident memory that is no file's, in bytes: how much of the binary is there too depends on the machine's mood.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn anonymous(&self) -> Result<u64> {
+        self.resident("RssAnon:")
+    }
+
+    fn resident(&self, kind: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(kind)).ok_or_else(|| format!("no {kind}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 }
