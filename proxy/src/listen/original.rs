@@ -130,23 +130,20 @@ async fn tls(connection: Rc<Connection>, mut stream: Socket, mut begun: BytesMut
     tcp::go_on(connection, stream, begun, member, name, early).await;
 }
 
-/// What is spoken, if nobody needs to look.
+/// What is spoken, if nobody needs to look. On a port that is declared to speak HTTP nothing else is, whatever a member of the mesh
+/// would agree on: opaque bytes pass by all rules for HTTP.
 fn known(connection: &Connection, agreed: Agreed) -> Option<Spoken> {
-    match agreed {
-        Agreed::Http => return Some(Spoken::Http),
-        Agreed::Opaque => return Some(Spoken::Opaque),
-        Agreed::Nothing => {}
-    }
     let speaks = |listener: &Listener| {
         let port = connection.ends.destination.map_or(listener.port, |to| to.port());
         listener.original.as_ref().map_or(PortProtocol::Http, |original| original.speaks(port))
     };
-    match connection.listener.with_config(speaks) {
+    match (agreed, connection.listener.with_config(speaks)) {
+        (Agreed::Http, _) | (_, PortProtocol::Http) => Some(Spoken::Http),
+        (Agreed::Opaque, _) => Some(Spoken::Opaque),
         // Who calls an outbound listener itself can say where it wants to go in HTTP only.
         _ if connection.ends.destination.is_none() && !connection.listener.is_inbound() => Some(Spoken::Http),
-        PortProtocol::Http => Some(Spoken::Http),
-        PortProtocol::Tcp => Some(Spoken::Opaque),
-        PortProtocol::Auto => None,
+        (Agreed::Nothing, PortProtocol::Tcp) => Some(Spoken::Opaque),
+        (Agreed::Nothing, PortProtocol::Auto) => None,
     }
 }
 
