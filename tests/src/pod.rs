@@ -145,7 +145,8 @@ impl Network {
         let id = pod.id();
         // The kernel takes a pod apart in its own time, and the link of the one before may still be there.
         self.node.run(&format!(
-            "ip link del p{number} 2>/dev/null || true; ip link add p{number} type veth peer name eth0 netns {id}; ip link set p{number} master br0; ip link set p{number} up"
+            "ip link del p{number} 2>/dev/null || true; ip link add p{number} type veth peer name eth0 netns {id}; \
+             ip link set p{number} master br0; ip link set p{number} up"
         ))?;
         pod.run(&format!(
             "ip addr add 10.1.0.{number}/24 dev eth0; ip -6 addr add fd01::{number}/64 dev eth0 nodad; ip link set eth0 up; \

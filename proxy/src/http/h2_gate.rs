@@ -2,9 +2,9 @@
 //!
 //! Follows frame headers (RFC 9113, section 4.1) on their way to the h2 crate and counts, in windows of one second, those
 //! that a peer has no reason to send in numbers. Totals over a connection's life would punish long lives; rates do not.
-//! Of resets, those of young streams count: a stream that was open for a while took one of the places that
+//! Of resets, those of young streams count before all: a stream that was open for a while took one of the places that
 //! `max_concurrent_streams` gives, so those who give up a slow request together, as they do behind a sidecar or a gateway
-//! that puts their requests on one connection, cost no more than others who ask.
+//! that puts their requests on one connection, cost no more than others who ask. Late resets have a limit far above that.
 //! The h2 crate has limits of its own behind this one (pending resets, CONTINUATION frames of one block).
 
 use std::cell::Cell;
