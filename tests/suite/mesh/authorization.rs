@@ -13,7 +13,7 @@ use weir_tests::echo::Echo;
 use weir_tests::explained::Explainer;
 use weir_tests::mesh::{self, Authority, Pair, Says};
 use weir_tests::raw::Connection;
-use weir_tests::{Origin, Result, Trial, Weir, same, test, until};
+use weir_tests::{Origin, Result, Trial, Weir, holds, same, test, until};
 
 use super::{CART, PAY, member};
 use table::{Case, GROUPS};
@@ -21,6 +21,7 @@ use table::{Case, GROUPS};
 pub fn trials() -> Vec<Trial> {
     vec![
         test("mesh::policies_decide_as_the_table_says", whole_table),
+        test("mesh::a_port_of_http_speaks_nothing_else", declared),
         test("mesh::refusals_do_not_tell_which_policy_it_was", quiet),
         test("mesh::new_policies_cut_opaque_connections_that_they_no_longer_allow", cut),
     ]
@@ -235,5 +236,31 @@ async fn cut() -> Result {
     let line = lines(&log).remove(0);
     same!(line["authorization"].as_str(), Some("denied by not-from-five"));
     same!((line["response_flags"].as_str(), line["response_code_details"].as_str()), (Some("UAEX"), Some("denied")));
+    Ok(())
+}
+
+/// A member agrees on opaque bytes with a port that is declared to speak HTTP: what it says of its caller is not the app's to believe.
+async fn declared() -> Result {
+    let dir = tempfile::tempdir()?;
+    let cast = Cast::new(dir.path())?;
+    let app = Origin::echo().await?;
+    for (ports, believed) in [("1-65535: tcp", true), ("1-65535: http", false)] {
+        let weir = Weir::start(&format!(
+            "{}
+listeners:
+  - {{ name: in, listen: 127.0.0.1:0, direction: inbound, original_destination: true, app: '{}', tls: strict, ports: {{ {ports} }} }}
+",
+            cast.identity, app.address
+        ))
+        .await?;
+        let mut stream = mesh::call(weir.address("in"), Some(&cast.cart), &["weir-tcp"]).await?;
+        let forged = "GET / HTTP/1.1\r\nhost: app\r\nx-forwarded-client-cert: URI=forged\r\nconnection: close\r\n\r\n";
+        stream.write_all(forged.as_bytes()).await?;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        holds!(answer.contains("HTTP/1.1 200"), "{ports}: {answer}");
+        same!(answer.contains("URI=forged"), believed, "{ports}: {answer}");
+    }
     Ok(())
 }
