@@ -2,7 +2,7 @@
 //!
 //! [`options`] is what may be said, [`mod@plan`] turns it into rules, and the rest tells the kernel: [`netlink`] by nf_tables,
 //! without any other program, with [`routes`] for what comes back; [`iptables`] where that is not enough. [`nft`] writes them
-//! down.
+//! down. Whoever changes rules waits for its [`turn`].
 
 pub mod iptables;
 pub mod netlink;
@@ -10,6 +10,7 @@ pub mod nft;
 pub mod options;
 pub mod plan;
 pub mod routes;
+mod turn;
 
 use std::fmt;
 use std::io;
@@ -19,6 +20,7 @@ use anyhow::{Context, bail};
 use iptables::Flavour;
 pub use options::{Options, Ports};
 pub use plan::{Plan, plan};
+use turn::Turn;
 
 /// By what the kernel is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +49,10 @@ impl fmt::Display for Backend {
 /// Puts the rules in place of those that are there, by the backend that is asked for or by the first that can.
 ///
 /// # Errors
-/// Why none can. The rules that were there are there still; but if the kernel takes nf_tables' rules and not the routes that
+/// Somebody else is at it and does not finish, or why no backend can. The rules that were there are there still; but if the kernel takes nf_tables' rules and not the routes that
 /// belong to them, none are.
 pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Backend> {
+    let _turn = Turn::wait()?;
     let mut reasons = Vec::new();
     for backend in Backend::ALL.into_iter().filter(|backend| wanted.is_none_or(|wanted| wanted == *backend)) {
         match install_by(plan, backend) {
@@ -87,8 +90,9 @@ fn install_by(plan: &Plan, backend: Backend) -> anyhow::Result<()> {
 /// Takes away all rules of weir; gives by which backends there were any.
 ///
 /// # Errors
-/// What cannot be taken away.
+/// Somebody else is at it and does not finish, or what cannot be taken away.
 pub fn remove() -> anyhow::Result<Vec<Backend>> {
+    let _turn = Turn::wait()?;
     let mut found = Vec::new();
     for backend in Backend::ALL {
         if remove_by(backend).with_context(|| format!("the rules of {backend} cannot be removed"))? {

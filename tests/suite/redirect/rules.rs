@@ -12,6 +12,7 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         test_with("redirect::rules::what_is_printed_is_what_is_installed", &nft, printed),
         test_with("redirect::rules::another_backend_takes_the_place_of_the_first", &iptables, replaced),
+        test_with("redirect::rules::many_at_once_take_turns", &iptables, at_once),
         test_with("redirect::rules::whatever_changed_is_found", &iptables, changed),
         test_with("redirect::rules::a_family_that_fails_leaves_all_as_it_was", &iptables, half),
         test_with("redirect::rules::without_the_right_nothing_changes_and_it_is_said", &nft, unprivileged),
@@ -135,6 +136,29 @@ async fn replaced() -> Result {
         holds!(count == 1, "{count} rules lead to the outbound port after {backend}:\n{all}");
     }
     same!(pod.run(&format!("{redirect} remove"))?, "removed: nftables\n");
+    Ok(())
+}
+
+/// Two of each backend at the same moment: all succeed, and the rules of the last are there, once.
+async fn at_once() -> Result {
+    let (redirect, pod) = (redirect(), Pod::new()?);
+    for _ in 0..5 {
+        std::thread::scope(|scope| -> Result {
+            let install = |backend: Backend| {
+                let command = format!("{redirect} install --backend {} --ipv6 off", backend.name);
+                let pod = &pod;
+                scope.spawn(move || pod.run(&command).map_err(|error| error.to_string()))
+            };
+            let all: Vec<_> = BACKENDS.into_iter().chain(BACKENDS).map(install).collect();
+            for one in all {
+                one.join().map_err(|_| "a thread failed")??;
+            }
+            Ok(())
+        })?;
+        let all = pod.run("nft list ruleset 2>/dev/null; iptables-legacy-save")?;
+        let count = all.matches("15001").count();
+        holds!(count == 1, "{count} rules lead to the outbound port:\n{all}");
+    }
     Ok(())
 }
 
