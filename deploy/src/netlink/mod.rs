@@ -7,7 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink, sockopt};
 
 /// `NLM_F_REQUEST` of linux/netlink.h.
 const REQUEST: u16 = 1;
@@ -112,9 +113,9 @@ impl Messages {
         self.push(kind, flags | ACK, header, attributes);
     }
 
-    /// Adds a message that is not answered.
-    pub(crate) fn add_unanswered(&mut self, kind: u16, header: &[u8]) {
-        self.push(kind, 0, header, &Attributes::default());
+    /// Adds a message that is answered only if it is refused.
+    pub(crate) fn add_unanswered(&mut self, kind: u16, flags: u16, header: &[u8], attributes: &Attributes) {
+        self.push(kind, flags, header, attributes);
     }
 
     fn push(&mut self, kind: u16, flags: u16, header: &[u8], attributes: &Attributes) {
@@ -141,23 +142,33 @@ impl Kernel {
     /// The kernel has no such part, or sockets are forbidden.
     pub(crate) fn new(part: Option<Protocol>) -> io::Result<Self> {
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, part)?;
-        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
         Ok(Self(socket))
     }
 
-    /// Sends messages, all of which are carried out or none, and waits for the answers.
+    /// Sends messages, all of which are carried out or none, and waits for the answers. Of many messages only the last should be
+    /// answered: each answer takes its place in the socket's buffer, which has room for some two hundred.
     ///
     /// # Errors
     /// What the kernel says of the first that it refuses.
     pub(crate) fn tell(&self, messages: &Messages) -> io::Result<()> {
+        self.make_room(messages.bytes.len())?;
         self.send(&messages.bytes)?;
         let answered = answered(&messages.bytes);
         let mut left = answered.len();
-        let mut refused = None;
+        let (mut refused, mut lost) = (None, false);
         while left > 0 {
-            for message in self.receive()?.messages().filter(|message| message.kind == ERROR) {
+            let received = match self.receive() {
+                // More was refused than there is room to say. The first of it is there.
+                Err(error) if !lost && error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
+                    lost = true;
+                    continue;
+                }
+                received => received?,
+            };
+            for message in received.messages().filter(|message| message.kind == ERROR) {
                 match message.error() {
-                    // What begins a transaction is answered only if all of it is refused.
+                    // What is answered only then is the first that is wrong.
                     Some(error) if !answered.contains(&message.number) => return Err(error),
                     complaint => refused = refused.or(complaint),
                 }
@@ -165,6 +176,20 @@ impl Kernel {
             }
         }
         refused.map_or(Ok(()), Err)
+    }
+
+    /// Has the socket take so many bytes at once, beyond what is usual for sockets of this machine: that takes CAP_NET_ADMIN, as
+    /// do the messages.
+    fn make_room(&self, bytes: usize) -> io::Result<()> {
+        // The kernel counts the half of it for itself.
+        if sockopt::socket_send_buffer_size(&self.0)? / 2 > bytes {
+            return Ok(());
+        }
+        // Where it is forbidden the kernel says of the messages that they are too long.
+        match sockopt::set_socket_send_buffer_size_force(&self.0, bytes + 4096) {
+            Err(Errno::PERM) => Ok(()),
+            made => Ok(made?),
+        }
     }
 
     /// Asks for a list; gives what follows the header of each message.

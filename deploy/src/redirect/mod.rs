@@ -16,6 +16,7 @@ use std::fmt;
 use std::io;
 
 use anyhow::{Context, bail};
+use rustix::io::Errno;
 
 use iptables::Flavour;
 pub use options::{Options, Ports};
@@ -46,14 +47,23 @@ impl fmt::Display for Backend {
     }
 }
 
+/// What became of an installation.
+#[derive(Debug)]
+pub struct Installed {
+    /// By what the rules are there.
+    pub by: Backend,
+    /// Why not by those that come before it.
+    pub passed: Vec<String>,
+}
+
 /// Puts the rules in place of those that are there, by the backend that is asked for or by the first that can.
 ///
 /// # Errors
 /// Somebody else is at it and does not finish, or why no backend can. The rules that were there are there still; but if the kernel takes nf_tables' rules and not the routes that
 /// belong to them, none are.
-pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Backend> {
+pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Installed> {
     let _turn = Turn::wait()?;
-    let mut reasons = Vec::new();
+    let mut passed = Vec::new();
     for backend in Backend::ALL.into_iter().filter(|backend| wanted.is_none_or(|wanted| wanted == *backend)) {
         match install_by(plan, backend) {
             Ok(()) => {
@@ -61,12 +71,12 @@ pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Backend> 
                 for other in Backend::ALL.into_iter().filter(|other| *other != backend) {
                     remove_by(other).with_context(|| format!("the rules stand, and older ones of {other} cannot be removed"))?;
                 }
-                return Ok(backend);
+                return Ok(Installed { by: backend, passed });
             }
-            Err(error) => reasons.push(format!("{backend}: {error:#}")),
+            Err(error) => passed.push(format!("{backend}: {error:#}")),
         }
     }
-    bail!("no rules were installed\n  {}", reasons.join("\n  "))
+    bail!("no rules were installed\n  {}", passed.join("\n  "))
 }
 
 fn install_by(plan: &Plan, backend: Backend) -> anyhow::Result<()> {
@@ -143,10 +153,11 @@ pub fn check(plan: &Plan) -> anyhow::Result<Option<(Backend, Vec<String>)>> {
 
 /// Whether the kernel has no nf_tables at all.
 fn is_absent(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::PROTONOSUPPORT, Errno::AFNOSUPPORT, Errno::OPNOTSUPP, Errno::INVAL]
-        .iter()
-        .any(|absent| error.raw_os_error() == Some(absent.raw_os_error()))
+    is_one_of(error, &[Errno::PROTONOSUPPORT, Errno::AFNOSUPPORT, Errno::OPNOTSUPP, Errno::INVAL])
+}
+
+fn is_one_of(error: &io::Error, known: &[Errno]) -> bool {
+    known.iter().any(|one| error.raw_os_error() == Some(one.raw_os_error()))
 }
 
 fn explain(error: io::Error) -> anyhow::Error {
@@ -157,6 +168,9 @@ fn explain(error: io::Error) -> anyhow::Error {
         }
         io::ErrorKind::NotFound => "the kernel lacks a part of nf_tables (nat, redirect or fib); iptables may still do",
         io::ErrorKind::Other => "the settings of this network namespace",
+        _ if is_one_of(&error, &[Errno::NOBUFS, Errno::MSGSIZE]) => {
+            "these are more rules than the kernel takes at once: name fewer ports and networks, or wider ones"
+        }
         _ if is_absent(&error) => "the kernel has no nf_tables (it came with Linux 3.13, and all of what is needed with 5.2)",
         _ => "the kernel says no",
     };

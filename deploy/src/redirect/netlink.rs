@@ -42,21 +42,23 @@ const NOT_EQUAL: u32 = 1;
 /// What the kernel says; nothing has changed then.
 pub fn install(plan: &Plan) -> io::Result<()> {
     let mut messages = Messages::default();
-    messages.add_unanswered(kind::BATCH_BEGIN, &batch());
+    messages.add_unanswered(kind::BATCH_BEGIN, 0, &batch(), &Attributes::default());
     let table = Attributes::default().text(1, TABLE);
     // Made first, for what is not there cannot be deleted.
-    messages.add(kind::NEW_TABLE, CREATE, &header(), &table);
-    messages.add(kind::DELETE_TABLE, 0, &header(), &table);
-    messages.add(kind::NEW_TABLE, CREATE, &header(), &table);
+    messages.add_unanswered(kind::NEW_TABLE, CREATE, &header(), &table);
+    messages.add_unanswered(kind::DELETE_TABLE, 0, &header(), &table);
+    messages.add_unanswered(kind::NEW_TABLE, CREATE, &header(), &table);
     for one in &plan.chains {
-        messages.add(kind::NEW_CHAIN, CREATE, &header(), &chain(one));
+        messages.add_unanswered(kind::NEW_CHAIN, CREATE, &header(), &chain(one));
     }
     for chain in &plan.chains {
         for one in &chain.rules {
-            messages.add(kind::NEW_RULE, CREATE | APPEND, &header(), &rule(chain.name, one));
+            messages.add_unanswered(kind::NEW_RULE, CREATE | APPEND, &header(), &rule(chain.name, one));
         }
     }
-    messages.add_unanswered(kind::BATCH_END, &batch());
+    // It is there, and this changes nothing: one answer, behind all complaints.
+    messages.add(kind::NEW_TABLE, CREATE, &header(), &table);
+    messages.add_unanswered(kind::BATCH_END, 0, &batch(), &Attributes::default());
     Kernel::new(Some(NETFILTER))?.tell(&messages)
 }
 
@@ -66,9 +68,9 @@ pub fn install(plan: &Plan) -> io::Result<()> {
 /// What the kernel says.
 pub fn remove() -> io::Result<bool> {
     let mut messages = Messages::default();
-    messages.add_unanswered(kind::BATCH_BEGIN, &batch());
+    messages.add_unanswered(kind::BATCH_BEGIN, 0, &batch(), &Attributes::default());
     messages.add(kind::DELETE_TABLE, 0, &header(), &Attributes::default().text(1, TABLE));
-    messages.add_unanswered(kind::BATCH_END, &batch());
+    messages.add_unanswered(kind::BATCH_END, 0, &batch(), &Attributes::default());
     match Kernel::new(Some(NETFILTER))?.tell(&messages) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -205,6 +205,10 @@ impl Options {
                 found.push(format!("`{net}` means IPv4, which the rules see as such: write `{plain}/{length}`"));
             }
         }
+        let ids = [self.uid, self.gid].into_iter().flatten();
+        if ids.chain(self.exclude_uids.iter().chain(&self.exclude_gids).copied()).any(|id| id == u32::MAX) {
+            found.push(format!("{} (-1) is nobody's id", u32::MAX));
+        }
         if self.uid == Some(0) {
             found.push("as uid 0 weir cannot be told from an app that runs as root: run it as another user".to_owned());
         }

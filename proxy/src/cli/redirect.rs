@@ -247,8 +247,11 @@ impl By {
 pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
     let said = match command {
         Command::Install { rules, backend } => {
-            let backend = redirect::install(&rules.plan()?, backend.backend())?;
-            format!("redirection installed by {backend}; `weir redirect remove` takes it away\n")
+            let installed = redirect::install(&rules.plan()?, backend.backend())?;
+            for reason in &installed.passed {
+                eprintln!("not by {reason}");
+            }
+            format!("redirection installed by {}; `weir redirect remove` takes it away\n", installed.by)
         }
         Command::Check { rules } => return check(&rules.plan()?),
         Command::Remove => match &redirect::remove()?[..] {
@@ -260,6 +263,9 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
     Ok(super::print(&said))
 }
 
+/// How many differences are told: what shifts all rules says nothing by the hundredth.
+const SHOWN: usize = 20;
+
 fn check(plan: &Plan) -> anyhow::Result<ExitCode> {
     let Some((backend, differences)) = redirect::check(plan)? else {
         eprintln!("no rules of weir are installed here; `weir redirect install` with the same options installs them");
@@ -269,8 +275,11 @@ fn check(plan: &Plan) -> anyhow::Result<ExitCode> {
         return Ok(super::print(&format!("redirection is installed by {backend}, as these options say\n")));
     }
     eprintln!("the rules of {backend} are not what these options mean:");
-    for difference in differences {
+    for difference in differences.iter().take(SHOWN) {
         eprintln!("  {difference}");
+    }
+    if differences.len() > SHOWN {
+        eprintln!("  and {} more", differences.len() - SHOWN);
     }
     eprintln!("`weir redirect install` with the same options puts them right");
     Ok(ExitCode::FAILURE)

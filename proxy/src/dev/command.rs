@@ -12,18 +12,22 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::{Instant, timeout_at};
 
+use super::guard::Guard;
 use super::out::Out;
 
-/// How long an app may take to leave.
+/// How long an app may take to leave, and after which of it that is said.
 const PATIENCE: Duration = Duration::from_secs(5);
+const UNNOTICED: Duration = Duration::from_secs(1);
 
 const LONGEST_LINE: u64 = 16 << 10;
 
-/// An app that runs, in a process group of its own: what it started leaves with it.
+/// An app that runs, in a process group of its own: what it started leaves with it. Dropped, all of it is killed.
 pub(super) struct Running {
     pub(super) line: Line,
     group: Option<Pid>,
+    guard: Guard,
     gone: mpsc::Receiver<()>,
     out: Out,
     /// Whether it was told to leave.
@@ -41,7 +45,7 @@ pub(super) struct Line {
 
 impl Running {
     /// Starts one. How it ended is sent to `ended`.
-    pub(super) fn start(line: Line, ended: mpsc::Sender<(String, String)>, out: &Out) -> anyhow::Result<Self> {
+    pub(super) fn start(line: Line, ended: mpsc::Sender<(String, String)>, guard: &Guard, out: &Out) -> anyhow::Result<Self> {
         let mut child = Command::new("sh")
             .args(["-c", &line.run])
             .current_dir(&line.dir)
@@ -60,11 +64,14 @@ impl Running {
             tokio::spawn(relay(line.name.clone(), from, out.clone()));
         }
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(group) = group {
+            guard.add(group);
+        }
         let (done, gone) = mpsc::channel(1);
         let told = Arc::new(AtomicBool::new(false));
         let ended = Ended { to: ended, unless: Arc::clone(&told) };
         tokio::spawn(wait(line.name.clone(), child, ended, done));
-        Ok(Self { line, group, gone, out: out.clone(), told })
+        Ok(Self { line, group, guard: guard.clone(), gone, out: out.clone(), told })
     }
 
     /// Whether it has ended by itself.
@@ -72,23 +79,46 @@ impl Running {
         matches!(self.gone.try_recv(), Err(TryRecvError::Disconnected))
     }
 
-    /// Has it and all that it started leave, and waits for it.
-    pub(super) async fn stop(mut self) {
+    /// Has it and all that it started leave.
+    pub(super) fn tell_to_leave(&self) {
         self.told.store(true, Ordering::Relaxed);
         self.signal(Signal::TERM);
-        if tokio::time::timeout(PATIENCE, self.gone.recv()).await.is_err() {
+    }
+
+    /// Waits until it has left since it was told to at a moment; whoever does not leave is killed.
+    pub(super) async fn left(&mut self, told: Instant) {
+        if timeout_at(told + UNNOTICED, self.gone.recv()).await.is_ok() {
+            return;
+        }
+        self.out.say(format!("waiting for {} to leave; it is killed after {PATIENCE:?}", self.line.name));
+        if timeout_at(told + PATIENCE, self.gone.recv()).await.is_err() {
             self.out.say(format!("{} does not leave; it is killed", self.line.name));
             self.signal(Signal::KILL);
             self.gone.recv().await;
         }
-        // What it started and left behind.
-        self.signal(Signal::KILL);
+    }
+
+    /// Has it leave, and waits for it.
+    pub(super) async fn stop(mut self) {
+        self.tell_to_leave();
+        self.left(Instant::now()).await;
     }
 
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.group {
             // Whoever has left already needs no telling.
             let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Running {
+    /// What it started and left behind goes too.
+    fn drop(&mut self) {
+        self.told.store(true, Ordering::Relaxed);
+        self.signal(Signal::KILL);
+        if let Some(group) = self.group {
+            self.guard.remove(group);
         }
     }
 }

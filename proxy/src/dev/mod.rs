@@ -1,10 +1,12 @@
 //! `weir dev`: several services of one machine with a sidecar each, and the mesh between them, in one command: mutual TLS by an
 //! authority made for the occasion, names below `localhost`, and a file that is followed as it is saved. No privileges.
 //!
-//! `mesh` reads the file, `plan` turns it into configurations, `sidecar` and `command` are what runs, `out` is what is said.
+//! `mesh` reads the file, `plan` turns it into configurations, `sidecar` and `command` are what runs, `guard` what is there if
+//! this process is killed, `out` is what is said.
 //! Here it is decided what is started, changed and stopped.
 
 mod command;
+mod guard;
 mod mesh;
 mod out;
 mod plan;
@@ -25,6 +27,7 @@ use crate::admin::LogLevel;
 use crate::ca::{Authority, write};
 use crate::lifecycle::{self, Signals};
 use command::{Line, Running};
+use guard::Guard;
 use mesh::{Mesh, Service};
 use out::Out;
 use plan::{Ports, YOU};
@@ -107,10 +110,24 @@ pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> a
             }
         }
     };
-    if let Some(own) = &mut own {
-        own.stop().await;
+    let leaving = async {
+        if let Some(own) = &mut own {
+            own.stop().await;
+        }
+        running.stop().await;
+    };
+    let all_left = tokio::select! {
+        biased;
+        () = leaving => true,
+        _ = signals.next() => false,
+    };
+    if !all_left {
+        out.say("told twice: everything ends at once");
     }
-    running.stop().await;
+    // Who is left is killed.
+    drop(own);
+    running.commands.clear();
+    running.guard.end();
     out.end().await;
     code
 }
@@ -133,6 +150,7 @@ struct Fleet<'d> {
     /// By the names of their services; the entry's by [`YOU`].
     sidecars: BTreeMap<String, Sidecar>,
     commands: BTreeMap<String, Running>,
+    guard: Guard,
     ended: mpsc::Sender<(String, String)>,
     out: Out,
 }
@@ -145,8 +163,9 @@ impl<'d> Fleet<'d> {
         let (authority, _) = Authority::create(plan::TRUST_DOMAIN)?;
         let ports = Ports { entry: dev.entry, admin: dev.admin, base: dev.base };
         let dir = tempfile::Builder::new().prefix("weir-dev-").tempdir()?;
+        let guard = Guard::start(dir.path())?;
         let (sidecars, commands) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { dev, ports, level, dir, authority, mesh: None, sidecars, commands, ended, out })
+        Ok(Self { dev, ports, level, dir, authority, mesh: None, sidecars, commands, guard, ended, out })
     }
 
     /// Starts all that a text has, and the command.
@@ -230,7 +249,7 @@ impl<'d> Fleet<'d> {
         }
         for line in lines {
             if !self.commands.contains_key(&line.name) {
-                self.commands.insert(line.name.clone(), Running::start(line, self.ended.clone(), &self.out)?);
+                self.commands.insert(line.name.clone(), Running::start(line, self.ended.clone(), &self.guard, &self.out)?);
             }
         }
         Ok(())
@@ -283,10 +302,10 @@ impl<'d> Fleet<'d> {
     /// The service that the command is: the one that is named, else the only one that nothing else starts.
     fn commanded<'m>(&self, mesh: &'m Mesh) -> anyhow::Result<Option<&'m Service>> {
         if let Some(name) = &self.dev.service {
-            return mesh
-                .get(name)
-                .map(Some)
-                .with_context(|| format!("there is no service `{name}` in {}", self.dev.file.display()));
+            return mesh.get(name).map(Some).with_context(|| {
+                let known: Vec<&str> = mesh.services.iter().map(|service| &*service.name).collect();
+                format!("there is no service `{name}` in {}; known: {}", self.dev.file.display(), known.join(", "))
+            });
         }
         let mut idle = mesh.services.iter().filter(|service| service.port().is_some() && service.run().is_none());
         let first = idle.next();
@@ -330,11 +349,12 @@ impl<'d> Fleet<'d> {
 
     /// Has everybody leave, apps first.
     async fn stop(&mut self) {
-        let mut leaving = tokio::task::JoinSet::new();
-        for command in std::mem::take(&mut self.commands).into_values() {
-            leaving.spawn(command.stop());
+        self.commands.values().for_each(Running::tell_to_leave);
+        let told = tokio::time::Instant::now();
+        for command in self.commands.values_mut() {
+            command.left(told).await;
         }
-        while leaving.join_next().await.is_some() {}
+        self.commands.clear();
         let sidecars: Vec<Sidecar> = std::mem::take(&mut self.sidecars).into_values().collect();
         sidecars.iter().for_each(Sidecar::tell_to_leave);
         for sidecar in sidecars {

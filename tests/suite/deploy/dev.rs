@@ -18,6 +18,7 @@ pub(super) fn trials() -> Vec<Trial> {
         test_with("deploy::dev::services_find_each_other_and_the_file_is_followed", &needs, services),
         test_with("deploy::dev::a_command_is_one_of_the_services", &needs, command),
         test_with("deploy::dev::what_is_wrong_is_said", &needs, mistakes),
+        test_with("deploy::dev::told_twice_or_killed_nothing_is_left", &needs, accidents),
         test_with("deploy::dev::who_does_not_read_keeps_nobody", &needs, unread),
     ]
 }
@@ -100,6 +101,37 @@ async fn services() -> Result {
     holds!(running.wait(Duration::from_secs(12))?.success());
     holds!(!pod.run("ss -Htln")?.contains("127.0.0.1"), "nobody is left: {}", pod.run("ss -Htlnp")?);
     Ok(())
+}
+
+/// Somebody who does not leave is no reason to wait for, and none to stay.
+async fn accidents() -> Result {
+    let stubborn = "  stubborn: { port: 8085, run: \"trap '' TERM; echo here; exec python3 -m http.server $PORT\" }\nroutes:";
+    let (dir, pod) = place(&mesh().replace("routes:", stubborn))?;
+    let started = || -> Result<Program> {
+        let mut running = dev(dir.path(), &pod, &[])?;
+        for said in ["web | serving", "stubborn | here", "configurations and certificates: "] {
+            running.wait_for(said)?;
+        }
+        Ok(running)
+    };
+    let nobody_listens = async || pod.run("ss -Htln").is_ok_and(|listening| !listening.contains("127.0.0.1"));
+    let mut twice = started()?;
+    twice.signal(libc::SIGINT);
+    twice.wait_for("waiting for stubborn to leave")?;
+    twice.signal(libc::SIGINT);
+    holds!(twice.wait(Duration::from_secs(12))?.success());
+    let said = twice.output()?;
+    holds!(said.contains("told twice") && !said.contains("does not leave"), "{said}");
+    holds!(nobody_listens().await, "{}", pod.run("ss -Htlnp")?);
+
+    let mut killed = started()?;
+    let said = killed.output()?;
+    let place = said.lines().find_map(|line| line.split_once("configurations and certificates: ")).ok_or("no place")?.1;
+    holds!(Path::new(place).join("web/tls.key").exists(), "{place}");
+    killed.signal(libc::SIGKILL);
+    killed.wait(Duration::from_secs(12))?;
+    until("the services are gone", nobody_listens).await?;
+    until("the keys are gone", async || !Path::new(place).exists()).await
 }
 
 async fn command() -> Result {

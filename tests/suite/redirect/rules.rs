@@ -13,6 +13,7 @@ pub fn trials() -> Vec<Trial> {
         test_with("redirect::rules::what_is_printed_is_what_is_installed", &nft, printed),
         test_with("redirect::rules::another_backend_takes_the_place_of_the_first", &iptables, replaced),
         test_with("redirect::rules::many_at_once_take_turns", &iptables, at_once),
+        test_with("redirect::rules::thousands_of_ports_and_networks", &nft, thousands),
         test_with("redirect::rules::whatever_changed_is_found", &iptables, changed),
         test_with("redirect::rules::a_family_that_fails_leaves_all_as_it_was", &iptables, half),
         test_with("redirect::rules::without_the_right_nothing_changes_and_it_is_said", &nft, unprivileged),
@@ -136,6 +137,25 @@ async fn replaced() -> Result {
         holds!(count == 1, "{count} rules lead to the outbound port after {backend}:\n{all}");
     }
     same!(pod.run(&format!("{redirect} remove"))?, "removed: nftables\n");
+    Ok(())
+}
+
+/// More rules than a netlink socket has room for by itself, forth and back.
+async fn thousands() -> Result {
+    let (redirect, pod) = (redirect(), Pod::new()?);
+    let ports: Vec<String> = (1..4000).step_by(2).map(|port| port.to_string()).collect();
+    let networks: Vec<String> = (0..1000).map(|number| format!("52.{}.{}.0/24", number / 200, number % 200)).collect();
+    let options = format!("--include-inbound-ports {} --exclude-outbound-cidrs {}", ports.join(","), networks.join(","));
+    pod.run(&format!("{redirect} install --backend nftables {options}"))?;
+    let installed = pod.run("nft list ruleset")?;
+    holds!(installed.contains("dport 3999") && installed.contains("52.4.199.0/24"), "{}", installed.len());
+    pod.run(&format!("{redirect} check {options}"))?;
+    // All differ, and not all are told.
+    let others = options.replace("-ports 1,", "-ports ");
+    let refused = refused(&pod, &format!("{redirect} check {others}"))?;
+    holds!(refused.lines().count() < 30 && refused.contains(" more"), "{refused}");
+    pod.run(&format!("{redirect} remove"))?;
+    same!(pod.run("nft list ruleset")?, "");
     Ok(())
 }
 
