@@ -13,7 +13,7 @@ use super::probes::{self, PORT};
 use super::settings::{PREFIX, Said, Settings};
 use super::{Outcome, config};
 use crate::manifest::{Item, Node};
-use crate::redirect::options::{ADMIN, UID};
+use crate::redirect::options::{ADMIN, INBOUND, OUTBOUND, UID};
 
 /// The sidecar.
 pub const CONTAINER: &str = "weir";
@@ -299,12 +299,41 @@ fn warn(spec: &mut Node, settings: &Settings, kind: Kind, warnings: &mut Vec<Str
             }
         }
     }
+    for list in ["initContainers", "containers"] {
+        for container in containers(spec, list) {
+            taken(container, settings, warnings);
+        }
+    }
     if kind.job && !settings.native {
         warnings.push(
             "a classic sidecar does not end with the job: let the job `POST http://127.0.0.1:15000/shutdown` when it is done, or use \
              a native sidecar"
                 .to_owned(),
         );
+    }
+}
+
+/// Ports of a container that the sidecar has.
+fn taken(container: &Node, settings: &Settings, warnings: &mut Vec<String>) {
+    let own = [
+        (Some(ADMIN), "admin server"),
+        (Some(PORT), "probes"),
+        (Some(settings.rules.outbound.unwrap_or(OUTBOUND)), "outbound listener"),
+        (Some(settings.rules.inbound.unwrap_or(INBOUND)), "inbound listener"),
+    ];
+    let name = name(container).unwrap_or_default();
+    for port in container.get("ports").map(Node::items).into_iter().flatten() {
+        if port.get("protocol").and_then(Node::as_text).is_some_and(|protocol| protocol != "TCP") {
+            continue;
+        }
+        let number = port.get("containerPort").and_then(Node::as_text).and_then(|text| text.parse().ok());
+        if let Some((_, what)) = own.iter().find(|(known, _)| number.is_some() && *known == number) {
+            warnings.push(format!(
+                "container `{name}` has the port {}, which the sidecar takes for its {what} unless its configuration says otherwise: \
+                 only one of the two can listen",
+                number.unwrap_or_default()
+            ));
+        }
     }
 }
 

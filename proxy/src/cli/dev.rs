@@ -11,20 +11,20 @@ use crate::dev::{self, Dev, EXAMPLE};
 /// What to run.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The services and the routes between them; followed as it is saved.
-    #[arg(value_name = "FILE", required_unless_present = "example")]
+    /// The services and the routes between them; followed as it is saved. `--example` prints one to begin with.
+    #[arg(value_name = "FILE", required_unless_present = "example", conflicts_with = "example")]
     file: Option<PathBuf>,
     /// Print a file to begin with.
     #[arg(long)]
     example: bool,
     /// Where services are called by name: `http://web.localhost:15001/`.
-    #[arg(long, default_value_t = 15001)]
+    #[arg(long, default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// The admin server of the entry's sidecar.
-    #[arg(long, default_value_t = 15000, value_name = "PORT")]
+    #[arg(long, default_value_t = 15000, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     admin_port: u16,
     /// The first port of the services' sidecars, each of which takes a hundred.
-    #[arg(long, default_value_t = 16000, value_name = "PORT")]
+    #[arg(long, default_value_t = 16000, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=61_000))]
     base_port: u16,
     /// A service that is elsewhere this time, for example `cart=https://cart.staging.example`; may be repeated.
     #[arg(long = "remote", value_name = "SERVICE=URL", value_parser = remote)]

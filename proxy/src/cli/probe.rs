@@ -118,7 +118,13 @@ fn ask_for(address: &Contact, method: &str, target: &str) -> Result<(u16, String
             converse(stream, &question)
         }),
     };
-    let said = said.map_err(|error| format!("{address}: {error}"))?;
+    let said = said.map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => format!(
+            "{address}: nobody listens there: no weir runs here, or its servers have another address, which this command can be told \
+             ({error})"
+        ),
+        _ => format!("{address}: {error}"),
+    })?;
     let status = said.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
     let status = status.ok_or_else(|| format!("{address} answers something else than weir"))?;
     Ok((status, said.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned())))

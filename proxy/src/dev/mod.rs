@@ -249,10 +249,21 @@ impl<'d> Fleet<'d> {
         }
         for line in lines {
             if !self.commands.contains_key(&line.name) {
+                self.is_free(&mesh, &line.name).await;
                 self.commands.insert(line.name.clone(), Running::start(line, self.ended.clone(), &self.guard, &self.out)?);
             }
         }
         Ok(())
+    }
+
+    /// Says it if somebody else is where a service is to be.
+    async fn is_free(&self, mesh: &Mesh, name: &str) {
+        let Some(port) = mesh.get(name).and_then(Service::port) else { return };
+        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            self.out.say(format!(
+                "{name}: somebody else listens on 127.0.0.1:{port} already (`ss -ltnp` tells who), and is called in its place"
+            ));
+        }
     }
 
     /// What starts a service.

@@ -277,7 +277,17 @@ async fn connect(endpoint: &Endpoint, cluster: &Cluster, told: Option<&Ends>, of
             tracing::debug!(%address, %error, "connection not opened");
             return Err(Fault::ConnectFailed);
         }
-        Err(_) => return Err(Fault::ConnectTimeout),
+        Err(_) => {
+            // Whoever refuses does so at once, if the refusal finds its way back.
+            if let Some(ComesFrom::Caller(caller)) = endpoint.from {
+                tracing::warn!(
+                    %address, %caller,
+                    "no answer to a call of the app from its caller's address: are the rules installed with `--preserve-source`? \
+                     It is called by loopback now, as if weir were the caller"
+                );
+            }
+            return Err(Fault::ConnectTimeout);
+        }
     };
     let Some(tls) = &cluster.tls else { return Ok(Socket::Plain(stream)) };
     // Boxed, for a handshake is rare and its state large.

@@ -107,6 +107,15 @@ async fn services() -> Result {
 async fn accidents() -> Result {
     let stubborn = "  stubborn: { port: 8085, run: \"trap '' TERM; echo here; exec python3 -m http.server $PORT\" }\nroutes:";
     let (dir, pod) = place(&mesh().replace("routes:", stubborn))?;
+    let mut first = pod.command("python3");
+    first.args([APP, "127.0.0.1", "8080"]);
+    let mut first = Program::start(first)?;
+    first.wait_for("serving")?;
+    let mut second = dev(dir.path(), &pod, &[])?;
+    second.wait_for("web: somebody else listens on 127.0.0.1:8080 already")?;
+    second.signal(libc::SIGKILL);
+    second.wait(Duration::from_secs(12))?;
+    drop(first);
     let started = || -> Result<Program> {
         let mut running = dev(dir.path(), &pod, &[])?;
         for said in ["web | serving", "stubborn | here", "configurations and certificates: "] {
@@ -115,7 +124,9 @@ async fn accidents() -> Result {
         Ok(running)
     };
     let nobody_listens = async || pod.run("ss -Htln").is_ok_and(|listening| !listening.contains("127.0.0.1"));
+    until("the first is gone, and all that were beside it", nobody_listens).await?;
     let mut twice = started()?;
+    holds!(!twice.output()?.contains("somebody else"), "{}", twice.output()?);
     twice.signal(libc::SIGINT);
     twice.wait_for("waiting for stubborn to leave")?;
     twice.signal(libc::SIGINT);
@@ -207,6 +218,7 @@ async fn unread() -> Result {
         said.is_ok_and(|said| said.lines().count() >= times)
     };
     until("it has begun", async || began(1)).await?;
+    until("nobody reads it", async || unread_of(&running.borrow().0).is_some_and(|bytes| bytes > 60_000)).await?;
     let saved = std::cell::Cell::new(1);
     until("it is started again", async || {
         saved.set(saved.get() + 1);
@@ -217,10 +229,16 @@ async fn unread() -> Result {
     // SAFETY: kill touches no memory of ours, and the process is a child that nobody has waited for.
     same!(unsafe { libc::kill(running.borrow().0.id().cast_signed(), libc::SIGINT) }, 0);
     until("it has left", async || running.borrow_mut().0.try_wait().is_ok_and(|ended| ended.is_some())).await?;
-    let mut waited = Vec::new();
-    std::io::Read::read_to_end(&mut running.borrow_mut().0.stdout.take().ok_or("no pipe")?, &mut waited)?;
-    holds!(waited.len() > 60_000, "the pipe was full: {}", waited.len());
     Ok(())
+}
+
+/// How many bytes of what a process has said wait in the pipe.
+fn unread_of(process: &std::process::Child) -> Option<libc::c_int> {
+    let pipe = std::os::fd::AsRawFd::as_raw_fd(process.stdout.as_ref()?);
+    let mut bytes = 0;
+    // SAFETY: the pipe is open as long as the process is borrowed, and FIONREAD writes one `c_int`.
+    let done = unsafe { libc::ioctl(pipe, libc::FIONREAD, &raw mut bytes) };
+    (done == 0).then_some(bytes)
 }
 
 async fn mistakes() -> Result {
@@ -248,9 +266,13 @@ async fn mistakes() -> Result {
         let said = weir(&[&["dev", "mesh.yaml"], arguments].concat(), "")?;
         holds!(!said.ok && said.err.contains(wanted), "{arguments:?}: {}", said.err);
     }
+    for arguments in [["--port", "0"], ["--base-port", "65500"]] {
+        let said = weir(&[&["dev", "mesh.yaml"], &arguments[..]].concat(), "")?;
+        holds!(!said.ok && said.err.contains(arguments[0]) && said.err.contains("not in"), "{arguments:?}: {}", said.err);
+    }
     let mut running = dev(dir.path(), &pod, &["--as", "nobody", "--port", "15002", "--", "true"])?;
     holds!(!running.wait(Duration::from_secs(20))?.success());
-    holds!(running.complaints()?.contains("there is no service `nobody`"), "{}", running.complaints()?);
+    holds!(running.complaints()?.contains("known: web, cart, cache, shell"), "{}", running.complaints()?);
     // Whatever goes wrong, nobody is left behind.
     let mut running = dev(dir.path(), &pod, &["--port", "15002", "--", "/no/such/command"])?;
     holds!(!running.wait(Duration::from_secs(30))?.success());

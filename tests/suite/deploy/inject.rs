@@ -168,6 +168,9 @@ async fn annotations() -> Result {
         let said = weir(&["inject"], &pod(annotations))?;
         holds!(said.ok && said.out.contains(wanted), "{annotations:?}: `{wanted}` is not in\n{}{}", said.out, said.err);
     }
+    let said = weir(&["inject"], &pod(&[]).replace("containerPort: 8080", "containerPort: 15020"))?;
+    holds!(said.ok && said.err.contains("has the port 15020, which the sidecar takes for its probes"), "{}", said.err);
+    holds!(!weir(&["inject"], &pod(&[]))?.err.contains("has the port"));
     let said = weir(&["inject"], &pod(&["weir.proxy/redirect: \"false\"", "weir.proxy/config-map: a"]))?;
     holds!(said.ok && !said.out.contains("weir-redirect") && !said.out.contains("NET_ADMIN"), "{}", said.out);
     Ok(())

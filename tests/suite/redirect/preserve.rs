@@ -13,6 +13,7 @@ pub fn trials() -> Vec<Trial> {
     let needs: Vec<Peer> = needs.collect();
     vec![
         test_with("redirect::preserve::the_app_sees_who_calls", &needs, sees),
+        test_with("redirect::preserve::rules_without_the_option_are_told_of", &needs, half),
         test_with("redirect::preserve::rules_and_routes_come_and_go", &needs, rules),
     ]
 }
@@ -65,6 +66,31 @@ spec:
     same!(app.host.pod.run("curl -sS -m 5 http://10.1.0.9:8080/")?, "10.1.0.2\n");
     let left = app.terminate()?;
     holds!(left.killed.is_empty(), "{left:?}");
+    Ok(())
+}
+
+/// The listener says so, and the rules do not: the app is reached all the same, by loopback, and weir says why.
+async fn half() -> Result {
+    let network = Network::new()?;
+    let (app, caller) = (network.host(2)?, network.host(7)?);
+    let mut talk = app.pod.command("python3");
+    talk.args([TALK, "who", "::", "8080"]);
+    let mut talk = Program::start(talk)?;
+    talk.wait_for("serving")?;
+    weir(&app.pod, "install --uid none")?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(
+        file.path(),
+        "admin: { listen: 127.0.0.1:15000 }
+listeners: [{ name: inbound, listen: 0.0.0.0:15006, direction: inbound, original_destination: true, preserve_source: true }]
+",
+    )?;
+    let mut command = app.pod.command("setpriv");
+    command.args(["--regid", "1337", "--clear-groups"]).arg(binary()).args(["run", "-c"]).arg(file.path());
+    let running = Program::start(command)?;
+    app.pod.run(&format!("{} wait", binary().display()))?;
+    holds!(caller.pod.run("curl -sS -m 5 http://10.1.0.2:8080/")?.contains("127.0.0.1"));
+    holds!(running.complaints()?.contains("are the rules installed with `--preserve-source`?"), "{}", running.complaints()?);
     Ok(())
 }
 
