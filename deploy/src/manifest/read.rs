@@ -238,7 +238,9 @@ impl<'t> Reader<'t> {
                 Some(event) => event,
             };
             let comments = std::mem::take(&mut self.comments);
-            let Node::Scalar(mut key) = self.node(event, depth + 1)? else { return self.fail("a key must be a word") };
+            let Node::Scalar(mut key) = self.node(event, depth + 1)? else {
+                return self.fail("a key must be a word; a template (`{{ ... }}`) must be rendered first, as by `helm template`");
+            };
             let Some(event) = self.next()? else { return self.fail("a key without a value") };
             let value = self.node(event, depth + 1)?;
             if matches!(value, Node::List(_, Style::Flow) | Node::Map(_, Style::Flow)) {

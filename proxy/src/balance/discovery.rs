@@ -221,7 +221,9 @@ async fn refresh(
             }
             Err(error) => {
                 metrics.dns_lookups[1].fetch_add(1, Ordering::Relaxed);
-                if failures == 0 {
+                if failures == 0 && resolved.addresses().is_empty() {
+                    tracing::warn!(name, %error, "name not resolved: nobody is called by it until it is");
+                } else if failures == 0 {
                     tracing::warn!(name, %error, "name not resolved; its last addresses stay in use");
                 }
                 failures += 1;
