@@ -2,7 +2,7 @@
 //!
 //! [`options`] is what may be said, [`mod@plan`] turns it into rules, and the rest tells the kernel: [`netlink`] by nf_tables,
 //! without any other program, with [`routes`] for what comes back; [`iptables`] where that is not enough. [`nft`] writes them
-//! down. Whoever changes rules waits for its [`turn`].
+//! down. Whoever changes rules waits for its turn (`turn`).
 
 pub mod iptables;
 pub mod netlink;
