@@ -48,7 +48,7 @@ fn remote(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Some(file) = arguments.file.filter(|_| !arguments.example) else { return Ok(super::print(EXAMPLE)) };
+    let Some(file) = arguments.file else { return Ok(super::print(EXAMPLE)) };
     let level = super::start_logging(&arguments.log, false).map_err(anyhow::Error::msg)?;
     let dev = Dev {
         file: file.clone(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -26,8 +26,7 @@ const LONGEST_LINE: u64 = 16 << 10;
 /// An app that runs, in a process group of its own: what it started leaves with it. Dropped, all of it is killed.
 pub(super) struct Running {
     pub(super) line: Line,
-    group: Option<Pid>,
-    guard: Guard,
+    group: Option<Arc<Group>>,
     gone: mpsc::Receiver<()>,
     out: Out,
     /// Whether it was told to leave.
@@ -63,15 +62,13 @@ impl Running {
         if let Some(from) = child.stderr.take() {
             tokio::spawn(relay(line.name.clone(), from, out.clone()));
         }
-        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        if let Some(group) = group {
-            guard.add(group);
-        }
+        let number = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let group = number.map(|number| Arc::new(Group::new(number, guard)));
         let (done, gone) = mpsc::channel(1);
         let told = Arc::new(AtomicBool::new(false));
         let ended = Ended { to: ended, unless: Arc::clone(&told) };
-        tokio::spawn(wait(line.name.clone(), child, ended, done));
-        Ok(Self { line, group, guard: guard.clone(), gone, out: out.clone(), told })
+        tokio::spawn(wait(line.name.clone(), child, group.clone(), ended, done));
+        Ok(Self { line, group, gone, out: out.clone(), told })
     }
 
     /// Whether it has ended by itself.
@@ -104,10 +101,16 @@ impl Running {
         self.left(Instant::now()).await;
     }
 
+    /// Kills it, and gives the kernel a moment to take it apart.
+    pub(super) async fn kill(&mut self) {
+        self.told.store(true, Ordering::Relaxed);
+        self.signal(Signal::KILL);
+        let _ = timeout_at(Instant::now() + UNNOTICED, self.gone.recv()).await;
+    }
+
     fn signal(&self, signal: Signal) {
-        if let Some(group) = self.group {
-            // Whoever has left already needs no telling.
-            let _ = kill_process_group(group, signal);
+        if let Some(group) = &self.group {
+            group.signal(signal);
         }
     }
 }
@@ -116,9 +119,43 @@ impl Drop for Running {
     /// What it started and left behind goes too.
     fn drop(&mut self) {
         self.told.store(true, Ordering::Relaxed);
-        self.signal(Signal::KILL);
-        if let Some(group) = self.group {
-            self.guard.remove(group);
+        if let Some(group) = &self.group {
+            group.signal(Signal::KILL);
+            group.forget();
+        }
+    }
+}
+
+/// The process group of an app, until nobody is in it any more: its number may then be somebody else's.
+struct Group {
+    number: Pid,
+    guard: Guard,
+    is_gone: AtomicBool,
+}
+
+impl Group {
+    fn new(number: Pid, guard: &Guard) -> Self {
+        guard.add(number);
+        Self { number, guard: guard.clone(), is_gone: AtomicBool::new(false) }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if !self.is_gone.load(Ordering::Relaxed) {
+            // Whoever has left already needs no telling.
+            let _ = kill_process_group(self.number, signal);
+        }
+    }
+
+    /// Who began it has ended: it may have left others behind.
+    fn look(&self) {
+        if test_kill_process_group(self.number).is_err() {
+            self.forget();
+        }
+    }
+
+    fn forget(&self) {
+        if !self.is_gone.swap(true, Ordering::Relaxed) {
+            self.guard.remove(self.number);
         }
     }
 }
@@ -129,11 +166,14 @@ struct Ended {
     unless: Arc<AtomicBool>,
 }
 
-async fn wait(name: String, mut child: Child, ended: Ended, done: mpsc::Sender<()>) {
+async fn wait(name: String, mut child: Child, group: Option<Arc<Group>>, ended: Ended, done: mpsc::Sender<()>) {
     let how = match child.wait().await {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     };
+    if let Some(group) = group {
+        group.look();
+    }
     drop(done);
     if !ended.unless.load(Ordering::Relaxed) {
         let _ = ended.to.send((name, how)).await;

@@ -123,10 +123,9 @@ pub async fn run(dev: Dev, level: LogLevel, report: impl Fn(&[Diagnostic])) -> a
     };
     if !all_left {
         out.say("told twice: everything ends at once");
+        drop(own);
+        running.kill().await;
     }
-    // Who is left is killed.
-    drop(own);
-    running.commands.clear();
     running.guard.end();
     out.end().await;
     code
@@ -249,7 +248,7 @@ impl<'d> Fleet<'d> {
         }
         for line in lines {
             if !self.commands.contains_key(&line.name) {
-                self.is_free(&mesh, &line.name).await;
+                self.tell_if_taken(&mesh, &line.name);
                 self.commands.insert(line.name.clone(), Running::start(line, self.ended.clone(), &self.guard, &self.out)?);
             }
         }
@@ -257,9 +256,10 @@ impl<'d> Fleet<'d> {
     }
 
     /// Says it if somebody else is where a service is to be.
-    async fn is_free(&self, mesh: &Mesh, name: &str) {
+    fn tell_if_taken(&self, mesh: &Mesh, name: &str) {
         let Some(port) = mesh.get(name).and_then(Service::port) else { return };
-        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+        let listening = std::net::TcpListener::bind(("127.0.0.1", port));
+        if listening.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) {
             self.out.say(format!(
                 "{name}: somebody else listens on 127.0.0.1:{port} already (`ss -ltnp` tells who), and is called in its place"
             ));
@@ -356,6 +356,14 @@ impl<'d> Fleet<'d> {
             self.dev.file.display()
         ));
         self.out.say(said);
+    }
+
+    /// Ends all apps at once.
+    async fn kill(&mut self) {
+        for command in self.commands.values_mut() {
+            command.kill().await;
+        }
+        self.commands.clear();
     }
 
     /// Has everybody leave, apps first.
