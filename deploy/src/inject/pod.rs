@@ -316,22 +316,21 @@ fn warn(spec: &mut Node, settings: &Settings, kind: Kind, warnings: &mut Vec<Str
 /// Ports of a container that the sidecar has.
 fn taken(container: &Node, settings: &Settings, warnings: &mut Vec<String>) {
     let own = [
-        (Some(ADMIN), "admin server"),
-        (Some(PORT), "probes"),
-        (Some(settings.rules.outbound.unwrap_or(OUTBOUND)), "outbound listener"),
-        (Some(settings.rules.inbound.unwrap_or(INBOUND)), "inbound listener"),
+        (ADMIN, "admin server"),
+        (PORT, "probes"),
+        (settings.rules.outbound.unwrap_or(OUTBOUND), "outbound listener"),
+        (settings.rules.inbound.unwrap_or(INBOUND), "inbound listener"),
     ];
     let name = name(container).unwrap_or_default();
     for port in container.get("ports").map(Node::items).into_iter().flatten() {
         if port.get("protocol").and_then(Node::as_text).is_some_and(|protocol| protocol != "TCP") {
             continue;
         }
-        let number = port.get("containerPort").and_then(Node::as_text).and_then(|text| text.parse().ok());
-        if let Some((_, what)) = own.iter().find(|(known, _)| number.is_some() && *known == number) {
+        let number: Option<u16> = port.get("containerPort").and_then(Node::as_text).and_then(|text| text.parse().ok());
+        if let Some((number, what)) = own.iter().find(|(own, _)| number == Some(*own)) {
             warnings.push(format!(
-                "container `{name}` has the port {}, which the sidecar takes for its {what} unless its configuration says otherwise: \
-                 only one of the two can listen",
-                number.unwrap_or_default()
+                "container `{name}` has the port {number}, which the sidecar takes for its {what} unless its configuration says \
+                 otherwise: only one of the two can listen"
             ));
         }
     }

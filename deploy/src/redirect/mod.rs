@@ -59,8 +59,8 @@ pub struct Installed {
 /// Puts the rules in place of those that are there, by the backend that is asked for or by the first that can.
 ///
 /// # Errors
-/// Somebody else is at it and does not finish, or why no backend can. The rules that were there are there still; but if the kernel takes nf_tables' rules and not the routes that
-/// belong to them, none are.
+/// Somebody else is at it and does not finish, or why no backend can. The rules that were there are there still; but if the
+/// kernel takes nf_tables' rules and not the routes that belong to them, none are.
 pub fn install(plan: &Plan, wanted: Option<Backend>) -> anyhow::Result<Installed> {
     let _turn = Turn::wait()?;
     let mut passed = Vec::new();

@@ -120,8 +120,7 @@ fn ask_for(address: &Contact, method: &str, target: &str) -> Result<(u16, String
     };
     let said = said.map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => format!(
-            "{address}: nobody listens there: no weir runs here, or its servers have another address, which this command can be told \
-             ({error})"
+            "{address}: nobody listens there: no weir runs here, or its admin server has another address (`--admin ADDRESS`): {error}"
         ),
         _ => format!("{address}: {error}"),
     })?;
